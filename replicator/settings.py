@@ -31,6 +31,7 @@ _OPTIONS = {"backfill_concurrency": "--proc", "webhook_url": "--url"}
 """Options that are not named like their setting."""
 _MAX_SECRET_BYTES = 64 * 1024
 _MOST_DIGITS = 12
+_SHORTEST_TOKEN = 16
 
 
 def _state_home() -> Path:
@@ -105,6 +106,15 @@ def _receivers(secret: SecretStr) -> SecretStr:
     """Check the addresses of receivers; an empty secret file counts as not set."""
     if secret.get_secret_value():
         parse_receivers(secret.get_secret_value())
+    return secret
+
+
+def _scoped(secret: SecretStr) -> SecretStr:
+    """Check the tokens of the API."""
+    for each in secret.get_secret_value().split():
+        scope, _, token = each.partition(":")
+        if scope not in ("read", "operate") or len(token) < _SHORTEST_TOKEN:
+            raise ValueError(f"write read:TOKEN or operate:TOKEN, with tokens of {_SHORTEST_TOKEN} characters or more")
     return secret
 
 
@@ -197,6 +207,11 @@ class Settings(BaseSettings):
         None,
         description="password of the status page that `serve` shows at `/`, with any user name; if unset, there is "
         "no page",
+    )
+    api_tokens: Annotated[_Secret, AfterValidator(_scoped)] | None = Field(
+        None,
+        description="tokens of the HTTP API, as `read:TOKEN` or `operate:TOKEN`, separated by spaces or newlines; "
+        "former ones are listed too",
     )
     concurrency: _Slots = Field(16, description="concurrent copies for events, per process")
     backfill_concurrency: _Slots = Field(32, description="concurrent copies for backfills, per process")
@@ -291,6 +306,12 @@ class Settings(BaseSettings):
         """What is taken beside `token`."""
         text = self.webhook_former_tokens.get_secret_value() if self.webhook_former_tokens is not None else ""
         return tuple(text.split())
+
+    @property
+    def scoped_tokens(self) -> list[tuple[str, str]]:
+        """Tokens of the API, each behind its scope."""
+        texts = (self.api_tokens.get_secret_value() if self.api_tokens is not None else "").split()
+        return [(scope, token) for scope, _, token in (each.partition(":") for each in texts)]
 
     @property
     def upload_limits(self) -> HostTimetables:

@@ -26,7 +26,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from replicator.console import printable
 from replicator.errors import ErrorClass
@@ -274,7 +274,7 @@ def create_app(
     *,
     metrics: Expose | None,
     access_log: bool = False,
-    more: Iterable[Route] = (),
+    more: Iterable[BaseRoute] = (),
 ) -> ASGIApp:
     """Build the ASGI application of ``serve``.
 
@@ -283,7 +283,7 @@ def create_app(
         readiness: answers ``/readyz``.
         metrics: exposes the metrics; None if they have an address of their own.
         access_log: log a line for every request.
-        more: further routes, such as the status page's.
+        more: further routes: the status page's and the API's.
     """
     paths = [f"{path}{end}" for path in (PATH, PATH + "/{registry}") for end in ("", "/")]
     hooks = [Route(path, webhook.receive, methods=["POST"]) for path in paths]
@@ -295,7 +295,7 @@ def create_probes_app(readiness: Readiness, *, metrics: Expose, access_log: bool
     return _application(_probes(readiness, metrics), access_log=access_log)
 
 
-def _application(routes: list[Route], *, access_log: bool) -> ASGIApp:
+def _application(routes: list[BaseRoute], *, access_log: bool) -> ASGIApp:
     misdirected = _Misdirected()
 
     async def http_error(request: Request, error: Exception) -> Response:
@@ -309,7 +309,7 @@ def _application(routes: list[Route], *, access_log: bool) -> ASGIApp:
     return RequestIdMiddleware(app, access_log=access_log)
 
 
-def _probes(readiness: Readiness, expose: Expose | None) -> list[Route]:
+def _probes(readiness: Readiness, expose: Expose | None) -> list[BaseRoute]:
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
@@ -319,7 +319,7 @@ def _probes(readiness: Readiness, expose: Expose | None) -> list[Route]:
             return JSONResponse({"status": "not ready", "problems": problems}, 503)
         return JSONResponse({"status": "ready"})
 
-    routes = [Route("/healthz", health), Route("/readyz", ready)]
+    routes: list[BaseRoute] = [Route("/healthz", health), Route("/readyz", ready)]
     if expose is None:
         return routes
 

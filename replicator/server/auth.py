@@ -1,4 +1,4 @@
-"""Authentication of requests: webhooks by token and address, the status page by password, its forms by a token."""
+"""Authentication of requests: webhooks by token and address, the page by password, its forms and the API by a token."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
@@ -149,6 +150,49 @@ class PageAuth:
     def _form_token(self, period: int) -> str:
         key = (self.token or "").encode()
         return hmac.new(key, b"replicator status form %d" % period, hashlib.sha256).hexdigest()
+
+
+class Scope(StrEnum):
+    """What a token of the API allows; to operate is to read, too."""
+
+    READ = "read"
+    OPERATE = "operate"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiAuth:
+    """Accepts or refuses requests for the API: by a token, or by the login of the status page, which may operate.
+
+    Attributes:
+        tokens: each with its scope.
+        page: the login of the status page.
+    """
+
+    tokens: tuple[tuple[Scope, str], ...]
+    page: PageAuth
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Read it from the settings."""
+        return cls(tuple((Scope(scope), token) for scope, token in settings.scoped_tokens), PageAuth.of(settings))
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anyone can be accepted."""
+        return bool(self.tokens) or self.page.token is not None
+
+    def scope_of(self, authorization: str) -> Scope | None:
+        """Compare an ``Authorization`` header with every token, each in constant time; None if none matches.
+
+        Args:
+            authorization: the header's value as ASGI's latin-1 text; empty without one.
+        """
+        scheme, _, token = authorization.partition(" ")
+        given = token.strip().encode("latin-1", "replace") if scheme.lower() == "bearer" else b""
+        found = {scope for scope, known in self.tokens if hmac.compare_digest(given, known.encode())}
+        if self.page.matches_password(authorization):
+            found.add(Scope.OPERATE)
+        return Scope.OPERATE if Scope.OPERATE in found else Scope.READ if found else None
 
 
 def is_cross_site(headers: Mapping[str, str]) -> bool:

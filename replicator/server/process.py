@@ -32,8 +32,10 @@ from replicator.replication.repositories import Neighbours
 from replicator.replication.sweep import Sweeper
 from replicator.replication.transfer import access_by
 from replicator.schedule import parse_interval
+from replicator.server.api import Api
+from replicator.server.api.images import Images
 from replicator.server.app import Readiness, Webhook, create_app, create_probes_app
-from replicator.server.auth import PageAuth, WebhookAuth
+from replicator.server.auth import ApiAuth, PageAuth, WebhookAuth
 from replicator.server.http import Server, certificate_of, listen
 from replicator.server.metrics import Metrics
 from replicator.server.notify import open_notifier
@@ -50,8 +52,9 @@ if TYPE_CHECKING:
 
     from yarl import URL
 
+    from replicator.copy import Copier
     from replicator.harbor.registration import Registrar
-    from replicator.queue import Queue, Worker
+    from replicator.queue import Observations, Queue, Worker
     from replicator.registry import Registries
     from replicator.rules import Rules
     from replicator.server.reload import Configuration
@@ -92,14 +95,17 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, lane
             stopping = _Stopping(parts.queue, worker, parts.reconciler, parts.sweeper)
             webhook = Webhook(rules, parts.queue, auth, parts.metrics.deliveries.delivered, parts.trace)
             page = StatusPage(parts.queue, rules, PageAuth.of(settings))
+            api = Api(parts.queue, Images(parts.queue, parts.copier, parts.checks, rules), rules, ApiAuth.of(settings))
 
             def apply(new: Configuration) -> None:
                 # Everything that can fail comes first: a configuration is applied as a whole or not at all.
                 webhook_auth, page_auth = WebhookAuth.of(new.settings), PageAuth.of(new.settings)
+                api_auth = ApiAuth.of(new.settings)
                 if certificate is not None:
                     certificate.renew()
                 parts.renew(new)
                 page.renew(new.rules, page_auth)
+                api.renew(new.rules, api_auth)
                 webhook.renew(new.rules, webhook_auth)
 
             reloader = Reloader(first, load, apply)
@@ -108,7 +114,7 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, lane
                 stopping.readiness,
                 metrics=parts.metrics.expose if probes_listener is None else None,
                 access_log=settings.access_log,
-                more=page.routes(),
+                more=[*page.routes(), *api.routes()],
             )
             if parts.traces is not None:
                 app = parts.traces.around_app(app)
@@ -177,6 +183,8 @@ class _Parts:
     metrics: Metrics
     traces: Traces | None
     registries: Registries
+    copier: Copier
+    checks: Observations
     worker: Worker
     reconciler: Reconciler
     sweeper: Sweeper | None
@@ -276,6 +284,8 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
                 metrics=metrics,
                 traces=traces,
                 registries=registries,
+                copier=copier,
+                checks=checks,
                 worker=worker,
                 reconciler=reconciler,
                 sweeper=sweeper,

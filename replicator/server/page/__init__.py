@@ -197,7 +197,10 @@ class StatusPage:
             HTTPException: it is missing or wrong, or no page is configured.
         """
         if self._auth.token is None:
-            raise HTTPException(404)
+            what = (
+                "no status page: set REPLICATOR_STATUS_TOKEN to a long random text, and log in with it as the password"
+            )
+            raise HTTPException(404, what)
         authorization = request.headers.get("Authorization", "")
         if self._auth.matches_password(authorization):
             trust(request)

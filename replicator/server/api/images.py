@@ -1,0 +1,232 @@
+"""What became of an image: from memory, or by asking the registries within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from replicator.copy import Result, SourceNotFound, selection_key
+from replicator.copy.context import place_of, refusal_note
+from replicator.copy.options import VERBATIM
+from replicator.errors import ErrorText, ReplicatorError
+from replicator.queue import KnownDestination, KnownJob, look_up
+from replicator.queue.records import moment
+from replicator.replication.advice import explained
+from replicator.replication.transfer import select
+from replicator.rules.request import may_trust
+from replicator.server.api.errors import ApiError
+from replicator.server.api.models import WORST_FIRST, ErrorWord, Failure, Image, ImageAtDestination, Job, State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from replicator.copy import Copier
+    from replicator.errors import ErrorClass
+    from replicator.queue import DeadLetter, Observations, Observed, Queue
+    from replicator.reference import Reference
+    from replicator.rules import CopyRequest, Rules
+
+ASKED_AT_ONCE = 8
+"""Comparisons at once for questions about images that nobody has seen."""
+MOST_WAITING = 32
+"""Further questions that wait for their turn."""
+ASK_SECONDS = 10.0
+"""For the answers of the registries."""
+KNOWN_SECONDS = 2 * 86_400.0
+"""For so long a destination that was seen in place is not compared again: twice the time between two reconciles."""
+
+
+def class_word(error_class: ErrorClass) -> ErrorWord:
+    """Return the word of a class."""
+    return ErrorWord(str(error_class).replace(" ", "_"))
+
+
+def failure_of(error_class: ErrorClass, message: str, at: datetime, attempts: int) -> Failure:
+    """Return a failure from its stored text."""
+    return Failure(
+        error_class=class_word(error_class), **ErrorText.parse(message).to_json(), at=at, attempts=max(0, attempts)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    image: ImageAtDestination
+    digest: str | None
+
+
+class Images:
+    """Tells the states of images.
+
+    Args:
+        queue: what is on its way, and what was seen.
+        copier: compares what nobody has seen.
+        checks: records what a comparison finds in place.
+        rules: those in force.
+    """
+
+    def __init__(self, queue: Queue, copier: Copier, checks: Observations, rules: Rules) -> None:
+        self._queue = queue
+        self._copier = copier
+        self._checks = checks
+        self.rules = rules
+        self._turns = asyncio.Semaphore(ASKED_AT_ONCE)
+        self._waiting = 0
+
+    def requests(self, source: Reference, destination: str | None) -> Sequence[CopyRequest]:
+        """Return the copies that the rules ask for, all or only the one to a destination."""
+        found = self.rules.destinations(source)
+        return [each for each in found if destination in (None, str(each.destination))]
+
+    def reason(self, source: Reference, destination: str | None) -> str:
+        """Say why no rule names an image, or does not send it to a destination."""
+        if destination is not None and self.rules.destinations(source):
+            return f"no rule sends it to {destination}"
+        near = [each for each in self.rules.explain(source) if not each.matches]
+        same = [each for each in near if each.rule.startswith(f"{source.registry}/")] or near
+        return "; ".join(f"{each.rule}: {each.reason}" for each in same[:5]) or "there are no rules"
+
+    async def tell(self, source: Reference, destination: str | None = None, *, fresh: bool = False) -> Image:
+        """Return the state of an image at each destination.
+
+        Args:
+            source: the image.
+            destination: only this one; None for all.
+            fresh: ask the registries even where memory knows the answer.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+            ApiError: a registry does not answer usably, or too many questions wait.
+        """
+        requests = self.requests(source, destination)
+        if not requests:
+            return Image(source=str(source), state=State.NO_RULE, reason=self.reason(source, destination))
+        known = await look_up(self._queue, [str(each.destination) for each in requests])
+        found: list[_Compared | None] = [
+            self._remembered(request, each, fresh=fresh) for request, each in zip(requests, known, strict=True)
+        ]
+        unknown = [request for request, each in zip(requests, found, strict=True) if each is None]
+        asked = iter(await self._ask(unknown) if unknown else ())
+        whole = [each if each is not None else next(asked) for each in found]
+        images = [each.image for each in whole]
+        state = min((each.state for each in images), key=WORST_FIRST.index)
+        digest = next((each.digest for each in whole if each.digest is not None), None)
+        return Image(source=str(source), digest=digest, state=state, asked=bool(unknown), images=images)
+
+    def _remembered(self, request: CopyRequest, known: KnownDestination, *, fresh: bool) -> _Compared | None:
+        """Return what the queue and memory know; None where the registries are to be asked."""
+        names = {"destination": str(request.destination), "rule": request.rule}
+        sources = (str(request.source), request.origin)
+        job, letter = known.job, known.letter
+        if job is not None and job.payload.get("source", sources[0]) in sources:
+            return _Compared(_pending(job, names), None)
+        if letter is not None and (letter.payload or {}).get("source", sources[0]) in sources:
+            failure = failure_of(letter.error_class, letter.message, letter.last, letter.tries)
+            return _Compared(ImageAtDestination(**names, state=State.REFUSED, since=letter.last, failure=failure), None)
+        seen = known.observed
+        if fresh or seen is None or job is not None or known.tag.source not in ("", *sources):
+            return None
+        return self._seen(request, seen, names)
+
+    def _seen(self, request: CopyRequest, seen: Observed, names: dict[str, str]) -> _Compared | None:
+        """Return what memory knows of a destination in place, if that is what the rules want now."""
+        if time.time() - seen.time / 1000 > KNOWN_SECONDS or not seen.digest:
+            return None
+        if seen.wanted != selection_key(seen.digest, request.options):
+            return None
+        digest: str | None = seen.digest
+        if not request.options.keeps_bytes:
+            cached = self._copier.selections.get(seen.digest, request.options, place_of(request.destination.repository))
+            digest = cached.digest if cached is not None else None
+        image = ImageAtDestination(**names, state=State.IN_PLACE, digest=digest, since=moment(seen.time))
+        return _Compared(image, seen.digest)
+
+    async def _ask(self, requests: Sequence[CopyRequest]) -> list[_Compared]:
+        """Compare at the registries.
+
+        Raises:
+            ApiError: one does not answer usably or in time, or too many questions wait.
+        """
+        if self._waiting >= MOST_WAITING:
+            what = f"{MOST_WAITING} questions wait for registries already"
+            raise ApiError(429, ErrorText(what, do="ask again in a few seconds"), retry_after=5)
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(ASK_SECONDS), self._turns:
+                return [await self._compare(request) for request in requests]
+        except TimeoutError:
+            hosts = sorted({host for each in requests for host in (each.source.registry, each.destination.registry)})
+            what = f"no answer of {' and '.join(hosts)} within {ASK_SECONDS:g} s"
+            raise ApiError(504, ErrorText(what, do="ask again")) from None
+        except ReplicatorError as error:
+            words = explained(error, requests[0].destination)
+            raise ApiError(502, words) from error
+        finally:
+            self._waiting -= 1
+
+    async def _compare(self, request: CopyRequest) -> _Compared:
+        names = {"destination": str(request.destination), "rule": request.rule}
+        now = datetime.now(UTC)
+        if request.problem is not None:
+            return _Compared(ImageAtDestination(**names, state=State.SKIPPED, note=request.problem), None)
+        options = VERBATIM if request.signature else request.options
+        try:
+            selected = await select(self._copier.registries, request)
+            if isinstance(selected, str):
+                return _Compared(ImageAtDestination(**names, state=State.SKIPPED, note=selected), None)
+            found = await self._copier.compare(request.source, request.destination, options, read=False)
+        except SourceNotFound:
+            return _Compared(ImageAtDestination(**names, state=State.NO_SOURCE, since=now), None)
+        if found.result is Result.UP_TO_DATE:
+            if may_trust(request):
+                key, owner = selection_key(found.announced, request.options), request.origin
+                owner = "" if request.signature else owner
+                self._checks.record(names["destination"], key, now.timestamp(), owner, found.announced)
+            image = ImageAtDestination(**names, state=State.IN_PLACE, digest=found.digest, since=now)
+            return _Compared(image, found.announced)
+        note = found.note
+        if found.result is None and options.refused != "fail":
+            place = place_of(request.destination.repository)
+            kind = await self._copier.refused.skipped(*place, selection_key(found.announced, options, place))
+            note = refusal_note(request.destination.registry, kind) if kind else ""
+        if found.result is None and not note and (kept := await self._kept(request, found.replaced)):
+            note = request.overwrite.kept(request.destination, kept)
+        skipped = found.result is not None or bool(note)
+        state = State.SKIPPED if skipped else State.MISSING
+        note = note if skipped else ""
+        image = ImageAtDestination(**names, state=state, digest=found.present, since=now, note=note)
+        return _Compared(image, found.announced)
+
+    async def _kept(self, request: CopyRequest, replaced: str | None) -> str | None:
+        """Return the image that the rule does not let be replaced; None if it may be."""
+        if replaced is None or request.overwrite.allows(replaced):
+            return None
+        owned = await self._checks.owned([str(request.destination)])
+        return None if owned is None or request.overwrite.allows(replaced, owned[0]) else replaced
+
+
+def _pending(job: KnownJob, names: dict[str, str]) -> ImageAtDestination:
+    running, failure = job.running, None
+    if job.failure is not None:
+        last = job.failure
+        failure = failure_of(last.error_class, last.message, last.last, last.tries)
+    attempt = running.failures + 1 if running is not None else 0 if job.failure is None else job.failure.tries
+    state = State.QUEUED if job.state == "paused" else State(job.state)
+    shown = Job(
+        lane=job.lane.value,
+        attempt=max(0, attempt),
+        bytes=max(0, running.bytes) if running is not None else 0,
+        due=job.due if state is State.WAITING else None,
+        queued=job.enqueued,
+        paused=job.state == "paused",
+    )
+    since = running.since if running is not None else job.enqueued
+    return ImageAtDestination(**names, state=state, since=since, job=shown, failure=failure)
+
+
+def letter_names(letter: DeadLetter) -> tuple[str, str]:
+    """Return the source and the rule of a dead letter; empty where they were lost."""
+    payload = letter.payload or {}
+    return str(payload.get("source", "")), str(payload.get("rule", ""))
