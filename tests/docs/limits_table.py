@@ -60,6 +60,19 @@ LIMITS = {
         Limit("images in one event", "harbor.events._MAX_RESOURCES", "", "400"),
         Limit("waiting copies looked at after a scan", "queue.waits._MAX_HASTENED", "", "they wait for their back-off"),
     ),
+    "API": (
+        Limit("body of a request", "server.api.MAX_BODY", "bytes", "413"),
+        Limit("requests a second", "server.api.RATE", "", "429"),
+        Limit("requests at once after a pause", "server.api.BURST", "", "429"),
+        Limit("requests that a process answers at a time", "server.api.MOST_AT_ONCE", "", "429"),
+        Limit("destinations in a request", "server.api.models.MAX_NAMES", "", "400"),
+        Limit("entries of a page", "server.api.models.MAX_PAGE", "", "400"),
+        Limit("a reference", "server.api.models.MAX_REFERENCE", "characters", "400"),
+        Limit("images compared at registries at a time", "server.api.images.ASKED_AT_ONCE", "", "the next one waits"),
+        Limit("images that wait for that", "server.api.images.MOST_WAITING", "", "429"),
+        Limit("time for that", "server.api.images.ASK_SECONDS", "s", "504"),
+        Limit("age of what was seen in place", "server.api.images.KNOWN_SECONDS", "s", "compared again"),
+    ),
     "Rules in force": (
         Limit(
             "time for which a copy waits for a process with its rules",
