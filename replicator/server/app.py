@@ -29,13 +29,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from replicator.console import printable
-from replicator.errors import ErrorClass
+from replicator.errors import ErrorClass, ErrorText
 from replicator.harbor.events import PUSH, SCANNED, Event, Fate, MalformedEvent, Push, parse_event
 from replicator.harbor.policy import PATH, canonical
 from replicator.logs import LogLimit
 from replicator.queue import Lane, QueueError, hasten
 from replicator.reference import Reference, Repository
 from replicator.replication.enqueue import job_for
+from replicator.server.api.errors import ApiError
 from replicator.server.connections import trust
 from replicator.server.http import MAX_PATH, RequestIdMiddleware, client_of, read_body
 from replicator.tasks import Shared
@@ -302,6 +303,11 @@ def _application(routes: list[BaseRoute], *, access_log: bool) -> ASGIApp:
         assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for no other
         if request.method == "POST" and error.status_code in (404, 405):
             misdirected.note(request)
+        if request.scope["path"].startswith("/api/"):
+            # A path that no route matches, such as one with a line feed.
+            return ApiError(
+                error.status_code, ErrorText("the API has no such request"), headers=error.headers
+            ).response()
         return _error(error.status_code, error.detail, error.headers)
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: http_error})
