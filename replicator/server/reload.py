@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from replicator.console import iso
+from replicator.env_file import secrets_directory
 from replicator.errors import ConfigError, ErrorClass, ErrorText
 from replicator.queue import DeadLetters, LoadedConfig, QueueUnavailable, list_waits, login_of
 from replicator.registry.docker_logins import config_file
 from replicator.registry.ladder import fingerprint
 from replicator.rules import CopyRequest
-from replicator.settings import secrets_directory
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:

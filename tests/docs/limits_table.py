@@ -108,7 +108,7 @@ LIMITS = {
         Limit("limits of bandwidth or requests", "timetable._MAX_CHARACTERS", "characters", "refused"),
         Limit("windows of a timetable", "timetable._MAX_WINDOWS", "", "refused"),
         Limit("Docker's `config.json`", "registry.docker_logins._MAX_BYTES", "bytes", "refused"),
-        Limit("a secret file", "settings._MAX_SECRET_BYTES", "bytes", "refused"),
+        Limit("a secret file", "env_file._MAX_SECRET_BYTES", "bytes", "refused"),
         Limit("answer of a credential helper", "registry.docker_logins._MAX_OUTPUT", "bytes", "it is killed"),
         Limit("time for it", "registry.docker_logins.SECONDS", "s", "it is killed"),
     ),
