@@ -7,6 +7,7 @@
     ├── replicator.registry.errors.RegistryError  a registry refused, failed or broke the protocol          permanent
     ├── replicator.copy.context.SourceNotFound    the source has no such tag or digest                      not yet
     ├── replicator.copy.context.AttestationsFound the image has attestations, and its rule allows none      permanent
+    ├── replicator.replication.signing.NotGenuine  an attestation is damaged, changed or another key's     permanent
     ├── replicator.replication.tag_lists.LabelsUnknown  labels that a rule names can't be read              by cause
     └── replicator.replication.transfer.CopyFailed  a copy failed                                           by cause
 

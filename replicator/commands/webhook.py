@@ -309,7 +309,9 @@ def _warn(silent: list[str], out: Console) -> None:
 
 
 def _policies_table(shown: list[PolicyStatus], others: list[PolicyChange]) -> Table:
-    table = Table("project", "policy", "enabled", "events", "format", "address", "last deliveries", box=None)
+    table = Table(
+        "project", "policy", "enabled", "events", "format", "address", "last deliveries", box=None, pad_edge=False
+    )
     for each in shown:
         targets = _policy_json(each)["targets"]
         table.add_row(

@@ -52,6 +52,11 @@ def copies(found: Scrape, outcome: str) -> float:
     return found.value("replicator_copies_total", outcome=outcome)
 
 
+def counted_in(found: Scrape, name: str) -> dict[tuple[str, ...], float]:
+    """The series of a counter that have counted something."""
+    return {labels: value for labels, value in found.series(name).items() if value}
+
+
 async def deliver(serving: Serving, body: bytes | dict[str, object], token: str = TOKEN) -> int:
     data = io.BytesIO(body if isinstance(body, bytes) else json.dumps(body).encode())
     async with (
@@ -73,7 +78,7 @@ async def test_a_push_moves_the_counters_by_exactly_what_it_made(house: House) -
         await push(house.harbor.host, "library/app", "v1", root, HARBOR_ROBOT)
         after = await scraped_until(serving.url, lambda found: copies(found, "copied") > 0)
         assert after.series("replicator_copies_total") == {("events", "copied", rule(house)): 1}
-        assert after.series("replicator_events_total") == {("queued", "PUSH_ARTIFACT"): 1}
+        assert counted_in(after, "replicator_events_total") == {("queued", "PUSH_ARTIFACT"): 1}
         assert after.value("replicator_copy_lag_seconds_count") == 1
         assert after.value("replicator_copy_lag_seconds_sum") < 60
         assert after.series("replicator_copy_duration_seconds_count") == {("copied",): 1}
@@ -143,7 +148,7 @@ async def test_deliveries_are_counted_by_what_became_of_them(house: House, redis
         redis.kill()
         assert await deliver(serving, event) == 503
         found = await scrape(serving.url)
-    assert found.series("replicator_events_total") == {
+    assert counted_in(found, "replicator_events_total") == {
         ("queued", "PUSH_ARTIFACT"): 1,
         ("unavailable", "PUSH_ARTIFACT"): 1,
         ("unauthorized", "other"): 1,
@@ -161,7 +166,11 @@ async def test_a_registry_that_wants_fewer_requests_is_seen(house: House) -> Non
         await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
         found = await scraped_until(serving.url, lambda found: copies(found, "copied") > 0)
     assert fault.hits == 2
-    assert found.series("replicator_registry_throttled_total") == {(house.acr.host,): 2, (house.harbor.host,): 0}
+    assert found.series("replicator_registry_throttled_total") == {
+        (house.acr.host,): 2,
+        (house.harbor.host,): 0,
+        ("other",): 0,
+    }
     assert found.value("replicator_registry_requests_total", host=house.acr.host, method="POST", status="429") == 2
 
 

@@ -44,6 +44,7 @@ OFFLINE: dict[str, tuple[list[str], int, str]] = {
     "explain": (["harbor.example.com/team/app:v1", "--config=rules.json"], 0, " -> acr.example.com/team/team-app:v1"),
     "schema": ([], 0, '"$schema"'),
     "check": (["--config=rules.json", "--redis-url=http://h"], 2, "redis://"),
+    "verify": (["--deep", "--check=attestation.jsonl", "--key=key.pub"], 2, "--check"),
     "health": (["--listen=127.0.0.1:1"], 1, "127.0.0.1:1"),
     "queue": (["move"], 2, "REPLICATOR_REDIS_URL"),
     "status": (["--json"], 0, '"workers": []'),
