@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _WIDE = 1000
 """Columns without a terminal. A reference that is broken into two lines can't be searched for."""
 _COLUMNS = re.compile(r"(?<=\S) {2,}(?=\S)")
-"""What is between two columns; foreign text has no such spaces."""
+"""The gap between two columns; text from outside has no such spaces."""
 _COLOURS = ("FORCE_COLOR", "TTY_COMPATIBLE")
 """Variables by which rich takes a pipe for a terminal."""
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))

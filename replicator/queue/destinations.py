@@ -1,4 +1,4 @@
-"""What the queue knows of single destinations: the job, the dead letter, and what was observed there; in one look."""
+"""The queue's knowledge of single destinations in one step: the job, the dead letter, and the last observation."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ class Observations:
             at: since when it is certain, by ``time.time()`` of this machine: a moment after the tag was written, or
                 before the destination was asked.
             source: the reference that owns the destination's tag, if none is known to; empty to say nothing of that.
-            digest: what the source's tag named; empty if that is of no use.
+            digest: what the source's tag named; empty to keep none.
         """
         moment = time.monotonic() - max(0.0, time.time() - at)
         held = f"{wanted} {short}" if (short := _short(digest)) else wanted

@@ -82,7 +82,7 @@ class Compared:
         destination: empty if it is not known.
         source_digest: what the source's tag named; None if it is not known.
         destination_digest: what the destination's tag named; None for no such tag, or if it is not known.
-        wanted: what the destination's tag is to name; None if it is not known, or nothing is wanted.
+        wanted: digest that the destination's tag has to name; None if it is not known, or the rules want none.
         note: what was left out of the image, or why the state is not `State.EQUAL`.
     """
 

@@ -312,7 +312,7 @@ def _target(found: Found) -> Repository:
 
 
 def row_of(found: Found, outcome: RowOutcome, **facts: Any) -> Row:
-    """Return the row of a copy, with what the list said of it; ``facts`` are further attributes of `Row`."""
+    """Return the row of a copy, with the facts of the list; ``facts`` are further attributes of `Row`."""
     facts.setdefault("source_digest", found.digest)
     return Row(str(found.request.source), str(found.request.destination), outcome, size=found.size, **facts)
 

@@ -2,7 +2,7 @@
 
 | request | scope | answers |
 |---|---|---|
-| ``GET /images/{reference}`` | read | what became of an image at its destinations |
+| ``GET /images/{reference}`` | read | the state of an image at each destination |
 | ``GET /failures`` | read | copies that failed for good, by pages |
 | ``POST /failures/retry``, ``/failures/drop`` | operate | those that were retried or dropped |
 | ``POST /copies`` | operate | 202 and what was queued |
@@ -87,7 +87,7 @@ class Api:
     """Answers the API.
 
     Args:
-        queue: what is on its way, and what failed.
+        queue: holds the pending copies and the failures.
         images: tells the states of images.
         rules: those in force.
         auth: decides who may ask and operate.

@@ -30,13 +30,13 @@ ReferenceText = Annotated[str, Field(min_length=1, max_length=MAX_REFERENCE)]
 
 
 class Answer(BaseModel):
-    """What the API answers."""
+    """An answer of the API."""
 
     model_config = ConfigDict(populate_by_name=True, frozen=True)
 
 
 class Question(BaseModel):
-    """What a request holds: an unknown name is a mistake."""
+    """The content of a request: an unknown name is a mistake."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -103,8 +103,6 @@ class Job(Answer):
     lane: Literal["events", "backfill"]
     attempt: int = Field(ge=0, description="number of the attempt that runs, or of the last one; 0 before the first")
     bytes: int = Field(ge=0, description="read from the source so far by the attempt that runs")
-    size: int | None = Field(None, description="bytes that it has to read in all, as far as that is known")
-    seconds_left: int | None = Field(None, description="at the speed until now, where the size is known")
     due: Time | None = Field(None, description="when a waiting copy is tried again")
     queued: Time | None = Field(None, description="when it was asked for last")
     paused: bool = Field(default=False, description="whether a person has paused it")
@@ -116,7 +114,7 @@ class ImageAtDestination(Answer):
     destination: str
     rule: str
     state: State
-    digest: str | None = Field(None, description="what the destination's tag names, where that is known")
+    digest: str | None = Field(None, description="digest that the destination's tag names, where that is known")
     since: Time | None = Field(None, description="since when this state is certain")
     job: Job | None = None
     failure: Failure | None = None
@@ -124,72 +122,18 @@ class ImageAtDestination(Answer):
 
 
 class Image(Answer):
-    """An image at the source, and what became of it at every destination that the rules name."""
+    """An image at the source, and its state at every destination that the rules name."""
 
     source: str
-    digest: str | None = Field(None, description="what the source's tag names, where that is known")
+    digest: str | None = Field(None, description="digest that the source's tag names, where that is known")
     state: State = Field(description="the worst of the images; no_rule or no_source without any")
     reason: str | None = Field(None, description="why no rule names it")
     asked: bool = Field(default=False, description="whether the registries were asked for this answer, or memory")
     images: list[ImageAtDestination] = []
 
 
-class CopyState(StrEnum):
-    """State of a copy in the list of copies: on its way, or how it ended."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    WAITING = "waiting"
-    PAUSED = "paused"
-    COPIED = "copied"
-    UP_TO_DATE = "up_to_date"
-    SKIPPED = "skipped"
-    SOURCE_GONE = "source_gone"
-    REFUSED = "refused"
-    ENDED = "ended"
-    """A failure whose cause is over."""
-
-
-class Copy(Answer):
-    """A copy that is on its way, or ended lately."""
-
-    source: str
-    destination: str
-    rule: str
-    lane: Literal["events", "backfill"]
-    state: CopyState
-    at: Time | None = Field(None, description="when it ended; of a waiting copy, when it is tried again")
-    attempts: int | None = Field(None, description="of a copy that ended")
-    bytes: int | None = Field(None, description="sent, by a copy that ended")
-    seconds: float | None = Field(None, description="of the last attempt of a copy that ended")
-    lag: float | None = Field(None, description="seconds from the push to the end, if a push asked for it")
-    failure: Failure | None = None
-    note: str = ""
-
-
-class Copies(Answer):
-    """A page of copies: those on their way first, in no order, then those that ended, the newest first."""
-
-    copies: list[Copy]
-    cursor: str | None = Field(None, description="of the next page; null at the end. A page may be empty before it")
-
-
-class CopiesQuery(Question):
-    """Filters of the list of copies."""
-
-    state: CopyState | None = None
-    image: Annotated[str, Field(max_length=MAX_REFERENCE)] | None = Field(
-        None, description="source or destination, with or without host and tag; `*` and `**` as in rules"
-    )
-    host: Annotated[str, Field(max_length=255)] | None = Field(None, description="host of the destination")
-    since: AwareDatetime | None = Field(None, description="ended at or after this time; leaves out what is on its way")
-    until: AwareDatetime | None = Field(None, description="ended before this time; leaves out what is on its way")
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
-    cursor: Annotated[str, Field(max_length=64)] | None = Field(None, description="`cursor` of the page before")
-
-
 class ImageQuery(Question):
-    """What to tell of an image."""
+    """The query of an image."""
 
     destination: ReferenceText | None = Field(None, description="only this destination")
     fresh: bool = Field(
@@ -257,13 +201,6 @@ class QueuedCopy(Answer):
     source: str
     destination: str
     rule: str
-
-
-class Reconcile(Answer):
-    """The full comparison that was asked for."""
-
-    state: Literal["requested", "running"] = Field(description="`running` if one runs already; no other follows")
-    since: Time | None = Field(None, description="when the running one began")
 
 
 class Problem(Answer):
