@@ -304,10 +304,32 @@ def _import_everything() -> None:
         importlib.import_module(name)
 
 
+def _build_what_is_kept() -> None:
+    """Build once what each start would build and keep: the machine's certificates, scripts, adapters of records."""
+    from replicator.queue import configurations, dead_letters, history, job, memory, records, scripts
+    from replicator.registry import pump
+    from replicator.server.notify import message
+
+    pump._default_tls(verified=True)
+    scripts.sections()
+    message._adapter()
+    for kind in (
+        configurations.ProcessInfo,
+        job.WorkerInfo,
+        job.RunningRecord,
+        job.Finished,
+        history.Ended,
+        memory.PublicCopy,
+        dead_letters.DeadLetter,
+    ):
+        records._adapter(kind)
+
+
 if __name__ == "__main__":
     # Ignored where the tests were started in the background; a program that is started at a terminal has this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.disable()
     _import_everything()
+    _build_what_is_kept()
     gc.freeze()
     _leave(_run(_serve(socket.socket(fileno=int(sys.argv[1])))))
