@@ -61,8 +61,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("form", ["seconds", "date", "unsaid"])
+@pytest.mark.parametrize(("status", "form"), [(429, "seconds"), (429, "date"), (503, "seconds"), (503, "unsaid")])
 async def test_a_request_is_sent_once_more_after_the_retry_after(pair: Pair, status: int, form: str) -> None:
     log = pair.destination.faults.log
     for number, (place, (method, path)) in enumerate(PLACES.items()):

@@ -170,8 +170,15 @@ ENTRIES: dict[str, tuple[Image, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("options", [AUTO, STRIP, ONLY_AMD64, BOTH], ids=["auto", "strip", "platforms", "both"])
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize(
+    ("entry", "options"),
+    [
+        *((entry, AUTO) for entry in ENTRIES),
+        *(("soci for a platform", options) for options in (STRIP, ONLY_AMD64, BOTH)),
+        ("chart", ONLY_AMD64),
+        ("cache", BOTH),
+    ],
+)
 async def test_what_is_refused_in_an_index_is_left_out_of_it_alone(
     strict: Pair, entry: str, options: CopyOptions
 ) -> None:

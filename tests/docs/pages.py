@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +59,7 @@ def blocks(*languages: str) -> list[Block]:
     return [block for block in found if not languages or block.language in languages]
 
 
+@cache
 def links(page: Path) -> list[str]:
     """Where a page's links go, as written."""
     tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text())
@@ -65,6 +67,7 @@ def links(page: Path) -> list[str]:
     return [str(part.attrs["href"]) for part in parts if part.type == "link_open"]
 
 
+@cache
 def anchors(page: Path) -> set[str]:
     """What a link into a page may have behind its ``#``: its headings as GitHub spells them."""
     tokens = MarkdownIt("commonmark").parse(page.read_text())

@@ -79,7 +79,7 @@ def points() -> list[Point]:
     ]
 
 
-@pytest.fixture(params=["embedded", "external"])
+@pytest.fixture(params=["embedded", pytest.param("external", marks=pytest.mark.scale)])
 async def settings(request: pytest.FixtureRequest) -> AsyncIterator[dict[str, str]]:
     """The queue dies with the backfill and its directory is kept, or it lives on by itself."""
     shortest = {"REPLICATOR_LEASE": "10"}
