@@ -15,6 +15,8 @@ from markdown_it import MarkdownIt
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from markdown_it.token import Token
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 DEPLOYED = sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file())
@@ -48,11 +50,16 @@ class Block:
         return f"{name(self.page)}:{self.line}"
 
 
+@cache
+def _tokens(page: Path) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(page.read_text())
+
+
 def blocks(*languages: str) -> list[Block]:
     """All code blocks, or those in these languages."""
     found = []
     for page in PAGES:
-        for token in MarkdownIt("commonmark").parse(page.read_text()):
+        for token in _tokens(page):
             if token.type in {"fence", "code_block"}:
                 language = token.info.split(" ")[0] if token.info else ""
                 found.append(Block(page, token.map[0] + 1 if token.map else 0, language, token.content))
@@ -62,7 +69,7 @@ def blocks(*languages: str) -> list[Block]:
 @cache
 def links(page: Path) -> list[str]:
     """Where a page's links go, as written."""
-    tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text())
+    tokens = _tokens(page)
     parts = (part for token in tokens for part in token.children or ())
     return [str(part.attrs["href"]) for part in parts if part.type == "link_open"]
 
@@ -70,14 +77,14 @@ def links(page: Path) -> list[str]:
 @cache
 def anchors(page: Path) -> set[str]:
     """What a link into a page may have behind its ``#``: its headings as GitHub spells them."""
-    tokens = MarkdownIt("commonmark").parse(page.read_text())
+    tokens = _tokens(page)
     headings = [text.content for opening, text in pairwise(tokens) if opening.type == "heading_open"]
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def part_of(page: Path, heading: str) -> range:
     """The lines from a heading to the next of its level or a higher one; both from 1."""
-    tokens = MarkdownIt("commonmark").parse(page.read_text())
+    tokens = _tokens(page)
     found = [
         (token.map[0] + 1, int(token.tag[1]), text.content)
         for token, text in pairwise(tokens)
@@ -90,7 +97,7 @@ def part_of(page: Path, heading: str) -> range:
 
 def code_spans(page: Path, lines: range) -> list[str]:
     """The words in backticks in some lines of a page."""
-    tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text())
+    tokens = _tokens(page)
     within = (token for token in tokens if token.type == "inline" and token.map and token.map[0] + 1 in lines)
     return [part.content for token in within for part in token.children or () if part.type == "code_inline"]
 
