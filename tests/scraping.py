@@ -45,6 +45,10 @@ class Scrape:
             if sample.name == name and labels.items() <= sample.labels.items()
         }
 
+    def counted(self, name: str) -> Mapping[tuple[str, ...], float]:
+        """The series of a counter that have counted something."""
+        return {labels: value for labels, value in self.series(name).items() if value}
+
     @property
     def names(self) -> set[str]:
         """Of all samples."""

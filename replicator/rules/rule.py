@@ -89,6 +89,11 @@ class Rule:
     targets: tuple[DestinationTag, ...]
     file: str = ""
 
+    @property
+    def destination_hosts(self) -> frozenset[str]:
+        """The registries that it copies to."""
+        return frozenset(target.template.registry for target in self.targets)
+
     def to_json(self) -> dict[str, Any]:
         """Return the copies that it asks for as JSON values; its place and spelling in the file are no part of them."""
         targets = [

@@ -238,6 +238,13 @@ class Rules:
             )
         return tuple(sorted(found.values(), key=lambda source: not source.needs_tags))
 
+    def destination_hosts(self) -> dict[str, frozenset[str]]:
+        """Return the hosts that each rule copies to, by its key."""
+        found = dict.fromkeys(self.keys, frozenset[str]())
+        for rule in self._rules:
+            found[rule.key] |= rule.destination_hosts
+        return found
+
     def hosts_of(self, keys: Collection[str]) -> frozenset[str]:
         """Return the hosts that the rules with these ``keys`` copy from and to."""
         return frozenset(_hosts(rule for rule in self._rules if rule.key in keys))
@@ -300,9 +307,7 @@ class Rules:
 
 def _hosts(rules: Iterable[Rule]) -> Iterator[str]:
     for rule in rules:
-        yield rule.source.registry
-        for target in rule.targets:
-            yield target.template.registry
+        yield from (rule.source.registry, *rule.destination_hosts)
 
 
 def _lowered(repository: Repository) -> Repository:

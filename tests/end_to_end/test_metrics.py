@@ -52,11 +52,6 @@ def copies(found: Scrape, outcome: str) -> float:
     return found.value("replicator_copies_total", outcome=outcome)
 
 
-def counted_in(found: Scrape, name: str) -> dict[tuple[str, ...], float]:
-    """The series of a counter that have counted something."""
-    return {labels: value for labels, value in found.series(name).items() if value}
-
-
 async def deliver(serving: Serving, body: bytes | dict[str, object], token: str = TOKEN) -> int:
     data = io.BytesIO(body if isinstance(body, bytes) else json.dumps(body).encode())
     async with (
@@ -77,8 +72,8 @@ async def test_a_push_moves_the_counters_by_exactly_what_it_made(house: House) -
         policy(house, serving)
         await push(house.harbor.host, "library/app", "v1", root, HARBOR_ROBOT)
         after = await scraped_until(serving.url, lambda found: copies(found, "copied") > 0)
-        assert after.series("replicator_copies_total") == {("events", "copied", rule(house)): 1}
-        assert counted_in(after, "replicator_events_total") == {("queued", "PUSH_ARTIFACT"): 1}
+        assert after.counted("replicator_copies_total") == {(house.acr.host, "events", "copied", rule(house)): 1}
+        assert after.counted("replicator_events_total") == {("queued", "PUSH_ARTIFACT"): 1}
         assert after.value("replicator_copy_lag_seconds_count") == 1
         assert after.value("replicator_copy_lag_seconds_sum") < 60
         assert after.series("replicator_copy_duration_seconds_count") == {("copied",): 1}
@@ -110,9 +105,9 @@ async def test_a_push_moves_the_counters_by_exactly_what_it_made(house: House) -
         # The same bytes once more: nothing is sent.
         await push(house.harbor.host, "library/app", "v1", root, HARBOR_ROBOT)
         again = await scraped_until(serving.url, lambda found: copies(found, "in_place") > 0)
-        assert again.series("replicator_copies_total") == {
-            ("events", "copied", rule(house)): 1,
-            ("events", "in_place", rule(house)): 1,
+        assert again.counted("replicator_copies_total") == {
+            (house.acr.host, "events", "copied", rule(house)): 1,
+            (house.acr.host, "events", "in_place", rule(house)): 1,
         }
         assert again.value("replicator_copy_lag_seconds_count") == 2
         assert again.series("replicator_blobs_total") == blobs
@@ -148,7 +143,7 @@ async def test_deliveries_are_counted_by_what_became_of_them(house: House, redis
         redis.kill()
         assert await deliver(serving, event) == 503
         found = await scrape(serving.url)
-    assert counted_in(found, "replicator_events_total") == {
+    assert found.counted("replicator_events_total") == {
         ("queued", "PUSH_ARTIFACT"): 1,
         ("unavailable", "PUSH_ARTIFACT"): 1,
         ("unauthorized", "other"): 1,
@@ -214,7 +209,7 @@ async def test_what_is_given_up_is_a_failed_copy_and_a_dead_letter_until_someone
         policy(house, serving)
         await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
         found = await scraped_until(serving.url, lambda found: copies(found, "failed") > 0)
-        assert found.series("replicator_copies_total") == {("events", "failed", rule(house)): 1}
+        assert found.counted("replicator_copies_total") == {(house.acr.host, "events", "failed", rule(house)): 1}
         assert found.value("replicator_registry_refusals_total", host=house.acr.host, result="denied") == 1
         assert found.value("replicator_dead_letters") == 1
         assert found.value("replicator_copy_retries_total") == 0
@@ -330,7 +325,7 @@ async def test_a_push_that_a_backfill_asked_for_too_has_a_lag_and_a_backfill_has
     async with running("serve", "--config", rules, cwd=house.directory) as serving:
         assert (await replicator("backfill", "--detach", "--config", rules, cwd=house.directory)).code == 0
         found = await scraped_until(serving.url, lambda found: copies(found, "copied") > 0)
-    assert found.series("replicator_copies_total") == {("backfill", "copied", rule(house)): 1}
+    assert found.counted("replicator_copies_total") == {(house.acr.host, "backfill", "copied", rule(house)): 1}
     assert found.value("replicator_copy_lag_seconds_count") == 0
 
 

@@ -201,9 +201,10 @@ async def test_metrics_tell_of_a_refusal_and_of_the_new_hosts_and_rules(house: H
         assert "replicator_rules_reload_failed 0.0" in await scraped()
         await pushed(house, serving, "team/app", "v1", 1)
         await serving.until("copy done")
-        rule = f'rule="{house.harbor.host}/team/**"'
+        where, rule = f'destination_host="{house.acr.host}"', f'rule="{house.harbor.host}/team/**"'
+        count = f'replicator_copies_total{{{where},lane="events",outcome="copied",{rule}}} 1.0'
         async with asyncio.timeout(30):  # it is counted once the queue has taken its end
-            while f'replicator_copies_total{{lane="events",outcome="copied",{rule}}} 1.0' not in await scraped():
+            while count not in await scraped():
                 await asyncio.sleep(0.05)
 
 

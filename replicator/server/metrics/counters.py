@@ -23,7 +23,7 @@ from replicator.server.metrics import families
 from replicator.server.metrics.families import counter, gauge, histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
     from prometheus_client import CollectorRegistry
@@ -115,6 +115,7 @@ class AttemptCounts:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._rules = BoundedLabels()
+        self._destinations = BoundedLabels()
         self._swallow_errors = SwallowErrors()
         self._copies = counter(families.COPIES, registry)
         self._lag = histogram(families.COPY_LAG, registry)
@@ -128,9 +129,25 @@ class AttemptCounts:
         for kind in (ErrorClass.TRANSIENT, ErrorClass.NOT_YET):
             self._retries.labels(_REASONS[kind])
 
-    def add_rules(self, keys: Iterable[str]) -> None:
-        """Give these rules series of their own from now on."""
-        self._rules.add(keys)
+    def add_rules(self, destinations: Mapping[str, Iterable[str]]) -> None:
+        """Give these rules, and the hosts that they copy to, series of their own from now on.
+
+        Args:
+            destinations: the hosts of each rule, by its key.
+        """
+        self._rules.add(destinations)
+        self._destinations.add(sorted({host for hosts in destinations.values() for host in hosts}))
+        # Start at 0, as above. Rules beyond the known ones share a series.
+        failed = {
+            (self._rules.label(key), self._destinations.label(host))
+            for key, hosts in destinations.items()
+            for host in hosts
+        }
+        for rule, host in sorted({*failed, (OTHER, OTHER)}):
+            for lane in Lane:
+                self._copies.labels(_FAILURES[AttemptEnd.DEAD], rule, lane.value, host)
+        for host in (*self._destinations.labels, OTHER):
+            self._lag.labels(host)
 
     def attempt_ended(self, attempt: Attempt) -> None:
         """Count an attempt by its outcome."""
@@ -143,13 +160,17 @@ class AttemptCounts:
                 self._retries.labels(_REASONS[attempt.error_class]).inc()
             rule = (attempt.payload or {}).get("rule")
             label = self._rules.label(rule if isinstance(rule, str) else None)
-            self._copies.labels(outcome, label, attempt.lane.value).inc()
+            self._copies.labels(outcome, label, attempt.lane.value, self._host(attempt)).inc()
             self._duration.labels(outcome).observe(attempt.seconds)
 
     def lease_lost(self) -> None:
         """Count a lost lease."""
         with self._swallow_errors:
             self._lost.inc()
+
+    def _host(self, attempt: Attempt) -> str:
+        # The id of a job is its destination.
+        return self._destinations.label(attempt.id.partition("/")[0])
 
     def _succeeded(self, attempt: Attempt, outcome: Any) -> str:
         """Count the blobs and the lag of a successful attempt; return the label of its outcome."""
@@ -159,7 +180,7 @@ class AttemptCounts:
                 self._blobs.labels(how).inc(outcome[name])
         # Nobody waits for a backfill's copies, so their age says nothing about lag.
         if attempt.lag is not None and attempt.lane is Lane.EVENTS and result in _ARRIVED:
-            self._lag.observe(attempt.lag)
+            self._lag.labels(self._host(attempt)).observe(attempt.lag)
         if outcome.get("still_holds"):
             return "stale"
         return "refused" if outcome.get("refused") else _OUTCOMES[result]
@@ -167,6 +188,7 @@ class AttemptCounts:
 
 _STATUSES = frozenset(int(status) for status in HTTPStatus)
 _NO_ANSWER = "error"
+_METHODS = ("GET", "HEAD", "PATCH", "POST", "PUT")
 _REFUSALS = (Denied.reason, TagImmutable.reason)
 
 
@@ -194,6 +216,8 @@ class RequestCounts:
             self._throttled.labels(host)
             for reason in _REFUSALS:
                 self._refusals.labels(host, reason)
+            for method in _METHODS:
+                self._requests.labels(host, method, str(HTTPStatus.FORBIDDEN.value))
         self._follow_waiting()
 
     def watch_waiting(self, count: Callable[[str, Lane], int]) -> None:

@@ -101,7 +101,7 @@ class Metrics:
 
     def add_labels(self, rules: Rules) -> None:
         """Give the hosts and keys of these rules series of their own; earlier ones keep theirs."""
-        self.attempts.add_rules(rules.keys)
+        self.attempts.add_rules(rules.destination_hosts())
         self.requests.add_hosts(sorted(rules.hosts))
         self._lookups.add_hosts(sorted(rules.hosts))
 

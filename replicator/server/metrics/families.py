@@ -52,13 +52,14 @@ COPIES = Family(
     "Finished attempts of copies: copied, in_place, skipped (or gone at the source), refused (skipped, as the "
     "destination refuses this kind of artifact), stale (skipped or gone, while the destination still holds a former "
     "image), retried, or failed.",
-    ("outcome", "rule", "lane"),
+    ("outcome", "rule", "lane", "destination_host"),
 )
 COPY_LAG = Family(
     "replicator_copy_lag_seconds",
     "histogram",
     "Time from the push (Harbor's clock, in whole seconds) until the tag at the destination was up to date.",
-    buckets=(1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400),
+    ("destination_host",),
+    (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400),
 )
 COPY_DURATION = Family(
     "replicator_copy_duration_seconds",

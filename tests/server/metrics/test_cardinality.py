@@ -11,7 +11,7 @@ from replicator.queue import AttemptEnd, Lane, Queue
 from replicator.rules import parse
 from replicator.server.metrics import Metrics
 from replicator.server.metrics.counters import MOST_VALUES, OTHER, BoundedLabels
-from tests.server.metrics.test_conventions import attempt, exposed, use
+from tests.server.metrics.test_conventions import ACR, attempt, exposed, use
 
 if TYPE_CHECKING:
     from replicator.rules import Rules
@@ -51,33 +51,34 @@ def break_in(metrics: Metrics, name: str) -> None:
 @pytest.mark.parametrize("rule", [None, 7, ["a"], {"a": 1}])
 async def test_a_stored_job_whose_rule_is_not_text_is_counted_as_other(metrics: Metrics, rule: object) -> None:
     metrics.attempts.attempt_ended(attempt(rule=rule))
-    assert (await exposed(metrics)).series("replicator_copies_total") == {("events", "copied", OTHER): 1}
+    assert (await exposed(metrics)).counted("replicator_copies_total") == {(ACR, "events", "copied", OTHER): 1}
 
 
 async def test_every_status_that_http_does_not_define_is_one_series(metrics: Metrics) -> None:
     for status in range(100, 1000):
         metrics.requests.answered("harbor.example.com", "GET", status, 0.1)
-    found = (await exposed(metrics)).series("replicator_registry_requests_total")
+    found = (await exposed(metrics)).counted("replicator_registry_requests_total")
     assert len(found) < 70
     assert found["harbor.example.com", "GET", OTHER] > 800
 
 
 @pytest.mark.scale
 async def test_a_rules_file_of_ten_thousand_rules_does_not_make_as_many_series(queue: Queue) -> None:
-    rules = many_rules(10_000)
+    rules = many_rules(10_000, ACR)
     metrics = Metrics(rules, queue, None)
     for key in rules.keys:
         metrics.attempts.attempt_ended(attempt(rule=key, lane=Lane.BACKFILL))
     found = await exposed(metrics)
-    series = found.series("replicator_copies_total")
+    series = found.counted("replicator_copies_total")
     assert len(series) == MOST_VALUES + 1
-    assert series["backfill", "copied", OTHER] == 10_000 - MOST_VALUES
-    assert series["backfill", "copied", rules.keys[0]] == 1
+    assert series[ACR, "backfill", "copied", OTHER] == 10_000 - MOST_VALUES
+    assert series[ACR, "backfill", "copied", rules.keys[0]] == 1
+    assert len(found.series("replicator_copies_total", outcome="failed")) == 2 * (MOST_VALUES + 2)
 
 
-def many_rules(number: int) -> Rules:
-    images = "\n".join(f"  harbor.example.com/team/a{n}: registry.example.com/team/a{n}" for n in range(number))
-    auth = "{harbor.example.com: {anonymous: true}, registry.example.com: {anonymous: true}}"
+def many_rules(number: int, host: str = "registry.example.com") -> Rules:
+    images = "\n".join(f"  harbor.example.com/team/a{n}: {host}/team/a{n}" for n in range(number))
+    auth = f"{{harbor.example.com: {{anonymous: true}}, {host}: {{anonymous: true}}}}"
     return parse(f"auth: {auth}\nimages:\n{images}\n", "rules", environ={})
 
 

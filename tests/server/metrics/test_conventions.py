@@ -39,7 +39,7 @@ def attempt(
 ) -> Attempt:
     outcome = Outcome(result, "a", "b", blobs_copied=1, blobs_mounted=2, blobs_present=3).to_json()
     payload = {"rule": rule}
-    return Attempt("b", lane, end, payload, outcome if end is AttemptEnd.DONE else None, error_class, 0.5, lag)
+    return Attempt(f"{ACR}/b:1", lane, end, payload, outcome if end is AttemptEnd.DONE else None, error_class, 0.5, lag)
 
 
 def use(metrics: Metrics) -> None:
@@ -92,7 +92,23 @@ async def test_a_first_burst_of_refusals_is_a_change(metrics: Metrics) -> None:
     assert {(result, kind) for kind in ("other", "PUSH_ARTIFACT") for result in Fate} <= set(events)
     refusals = found.series("replicator_registry_refusals_total", result="denied")
     assert set(refusals) == {(host, "denied") for host in ("harbor.example.com", ACR, "other")}
-    assert set(events.values()) | set(refusals.values()) == {0}
+    requests = found.series("replicator_registry_requests_total")
+    assert {(host, "PUT", "403") for host in ("harbor.example.com", ACR, "other")} <= set(requests)
+    failed = found.series("replicator_copies_total", outcome="failed")
+    assert set(failed) == {
+        (host, lane.value, "failed", rule) for host, rule in ((ACR, RULE), ("other", "other")) for lane in Lane
+    }
+    for series in (events, refusals, requests, failed):
+        assert set(series.values()) == {0}
+
+
+async def test_copies_and_their_lag_are_told_apart_by_destination(metrics: Metrics) -> None:
+    for id_ in (f"{ACR}/b:1", f"{ACR}/c:1", "unknown.example.com/b:1"):
+        metrics.attempts.attempt_ended(replace(attempt(), id=id_))
+    found = await exposed(metrics)
+    for name in ("replicator_copies_total", "replicator_copy_lag_seconds_count"):
+        assert found.value(name, destination_host=ACR) == 2
+        assert found.value(name, destination_host="other") == 1
 
 
 @pytest.mark.parametrize("accept", ["", OPEN_METRICS], ids=["text", "openmetrics"])
@@ -118,7 +134,7 @@ def test_names_follow_the_conventions_of_prometheus(family: Family) -> None:
 async def test_what_a_destination_refuses_is_counted_by_itself(metrics: Metrics) -> None:
     skipped = attempt(result=Result.SKIPPED)
     metrics.attempts.attempt_ended(replace(skipped, outcome={**(skipped.outcome or {}), "refused": "chart"}))
-    assert (await exposed(metrics)).series("replicator_copies_total") == {("events", "refused", RULE): 1}
+    assert (await exposed(metrics)).counted("replicator_copies_total") == {(ACR, "events", "refused", RULE): 1}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +151,7 @@ async def test_each_result_has_its_outcome_and_only_a_right_tag_has_a_lag(
 ) -> None:
     metrics.attempts.attempt_ended(attempt(result=result))
     found = await exposed(metrics)
-    assert found.series("replicator_copies_total") == {("events", outcome, RULE): 1}
+    assert found.counted("replicator_copies_total") == {(ACR, "events", outcome, RULE): 1}
     assert found.series("replicator_copy_duration_seconds_sum") == {(outcome,): 0.5}
     assert found.value("replicator_copy_lag_seconds_count") == lagged
     assert found.series("replicator_blobs_total") == {("copied",): 1, ("mounted",): 2, ("present",): 3}
