@@ -1,4 +1,4 @@
-"""The queue's knowledge of single destinations in one step: the job, the dead letter, and the last observation."""
+"""The queue's knowledge of single destinations in one step, and of all that a destination's host has pending."""
 
 from __future__ import annotations
 
@@ -41,6 +41,20 @@ class KnownJob:
 
 
 @dataclass(frozen=True, slots=True)
+class PendingJobs:
+    """The jobs of a lane that are not done, of one destination's host.
+
+    Attributes:
+        jobs: how many.
+        oldest: seconds since the oldest enqueue of these that has not arrived: since the push, where its time is known;
+            0 without one.
+    """
+
+    jobs: int
+    oldest: float
+
+
+@dataclass(frozen=True, slots=True)
 class KnownDestination:
     """What is known of a destination.
 
@@ -72,6 +86,18 @@ async def look_up(queue: Queue, destinations: Sequence[str]) -> list[KnownDestin
         ]
         found += [_read(*each) for each in await queue.ask("destinations", *words)]
     return found
+
+
+async def pending_by_host(queue: Queue, hosts: Sequence[str]) -> tuple[dict[Lane, int], dict[Lane, list[PendingJobs]]]:
+    """Return how many jobs of each lane are pending in all, and what each host has pending, in the order of ``hosts``.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    numbers = await queue.ask("hosts", *hosts)
+    totals, rest = dict(zip(Lane, numbers, strict=False)), numbers[len(Lane) :]
+    pairs = [PendingJobs(jobs, age / 1000) for jobs, age in zip(rest[::2], rest[1::2], strict=True)]
+    return totals, {lane: pairs[n * len(hosts) : (n + 1) * len(hosts)] for n, lane in enumerate(Lane)}
 
 
 def _read(  # the parts of an answer, in its order

@@ -154,6 +154,7 @@ class RunningRecord:
         lapses: how many workers died in a row while they ran this job.
         pushed: time of the oldest push that this attempt serves.
         waits_since: when the key fell silent that it needs (`replicator.errors.Wait`).
+        asked: since when the oldest enqueue waits that this attempt serves (ms since 1970).
     """
 
     token: str
@@ -166,6 +167,7 @@ class RunningRecord:
     lapses: int
     pushed: Moment | None = None
     waits_since: Moment | None = None
+    asked: int | float | None = None
 
     def lag(self, seconds: float) -> float | None:
         """Return how long the oldest push has waited when this attempt is ``seconds`` old; None if that is unknown.
@@ -180,7 +182,8 @@ class RunningRecord:
 def encode_running(record: RunningRecord) -> bytes:
     """Give the JSON of a running record, as the scripts read it."""
     # They take a missing time for unknown, but can't compare with a null: the job could never be taken over.
-    return encode(record, without=[name for name in ("pushed", "waits_since") if getattr(record, name) is None])
+    optional = ("pushed", "waits_since", "asked")
+    return encode(record, without=[name for name in optional if getattr(record, name) is None])
 
 
 _LOGIN = "login:"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from replicator.queue import DeadLetters, Job, JsonValue, Lane, Queue, Selection, cancel, pause, resume
 from replicator.queue.connection import open_redis
+from replicator.queue.destinations import pending_by_host
 from replicator.queue.job import decode_job
 from replicator.queue.move import move_queue
 from tests.queue.conftest import command
@@ -43,6 +46,15 @@ for _, writes in ipairs({':writing', ':unanswered'}) do
   for _, id in ipairs(redis.call('HKEYS', ARGV[1] .. writes)) do redis.call('HSET', ARGV[1] .. writes, id, '1 2 x') end
 end
 """
+PENDING = """
+local found = {}
+for _, id in ipairs(redis.call('HKEYS', ARGV[1] .. ':gen')) do
+  local lane = redis.call('ZSCORE', ARGV[1] .. ':queue:events', ARGV[1] .. ':' .. id) and 'events' or 'backfill'
+  found[#found + 1] = {id, lane, redis.call('GET', 'arq:job:' .. ARGV[1] .. ':' .. id)}
+end
+return found
+"""
+MINUTE = 60.0
 KEPT = {"seq", "ping", "clock", "waits", "pauses", "unanswered"}
 """What an empty queue may have besides its history and memories; a late write is remembered for the next job."""
 
@@ -77,6 +89,7 @@ class Walk:
         self.letters: dict[str, str] = {}
         self.awaited: dict[tuple[str, str], set[str]] = defaultdict(set)
         self.paused: set[Selection] = set()
+        self.began = time.time() - 10_000 * MINUTE
 
     async def step(self) -> None:
         steps = {
@@ -99,13 +112,15 @@ class Walk:
         id_, (team, source) = self.random.choice(IDS), self.random.choice(list(SOURCES.items()))
         run, retries = self.random.choice([None, None, "r1", "r2"]), self.random.choice([None, None, 2])
         self.number += 1
+        # A minute apart, so that what waits tells which of them waits.
+        pushed = datetime.fromtimestamp(self.began + self.number * MINUTE, UTC)
         payload: dict[str, JsonValue] = {
             "source": source,
             "rule": team,
             "n": self.number,
             "rules": self.random.choice(RULES),
         }
-        await self.queue.enqueue([Job(id_, payload, retries)], self.random.choice(list(Lane)), run=run)
+        await self.queue.enqueue([Job(id_, payload, retries, pushed)], self.random.choice(list(Lane)), run=run)
         self.owed[id_, source].add(self.number)
         if run is not None:
             self.awaited[run, id_].add(source)
@@ -236,6 +251,24 @@ class Walk:
     async def pass_time(self) -> None:
         await command(self.queue, "EVAL", TIME_PASSES, 0, self.queue.prefix)
 
+    async def check_waits(self) -> None:
+        """What each host has pending, and for how long, is what a count over all jobs finds."""
+        now, jobs, since = time.time(), Counter[tuple[Lane, str]](), dict[tuple[Lane, str], float]()
+        for name, lane, content in await command(self.queue, "EVAL", PENDING, 0, self.queue.prefix):
+            id_ = name.decode()
+            place, source = (Lane(lane.decode()), id_.split("/")[0]), decode_job(content).payload["source"]
+            jobs[place] += 1
+            # A retried dead letter has no push: it waits since it was queued again.
+            times = [self.began + number * MINUTE if number else now for number in self.owed[id_, str(source)]]
+            since[place] = min([*times, since.get(place, math.inf)])
+        hosts = sorted({id_.split("/")[0] for id_ in IDS})
+        _, pending = await pending_by_host(self.queue, hosts)
+        for lane, counts in pending.items():
+            for host, each in zip(hosts, counts, strict=True):
+                assert each.jobs == jobs[lane, host]
+                waited = now - since.get((lane, host), math.inf)
+                assert each.oldest == pytest.approx(max(0.0, waited), abs=MINUTE / 2), (lane, host)
+
     def _take(self) -> Attempt | None:
         return self.running.pop(self.random.choice(sorted(self.running))) if self.running else None
 
@@ -294,8 +327,19 @@ async def test_nothing_is_lost_or_stuck_or_runs_twice_whatever_people_and_worker
         for seed in range(first, first + 8):
             walk = Walk(Queue(handle, prefix=f"t-{seed}", deadline=20), seed)
             async with asyncio.timeout(60):
-                for _ in range(STEPS):
+                for number in range(STEPS):
                     await walk.step()
+                    if number % 3 == 0:
+                        await walk.check_waits()
                 await walk.drain()
             await handle.redis.flushall()
         await handle.close()
+
+
+async def test_a_pause_does_not_revive_a_running_job_that_was_cancelled(queue: Queue) -> None:
+    await queue.enqueue([Job(IDS[0], {"source": SOURCES["one"], "rule": "one"})], Lane.EVENTS)
+    await queue.run_script("claim", Lane.EVENTS, 1, "t", "w", LEASE_MS, 1, 0)
+    await cancel(queue, [Selection(rule="one")])
+    assert await pause(queue, [Selection(rule="one")], by="me", now=True) == 0
+    (stop,) = await queue.run_script("renew", LEASE_MS, IDS[0], f"t:{IDS[0]}", "")
+    assert stop[0] == b"cancel"

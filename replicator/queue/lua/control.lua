@@ -203,7 +203,8 @@ if ARGV[5] == '1' then
   local running = redis.call('HGETALL', RUNNING)
   for i = 1, #running, 2 do
     local id, token = running[i], cjson.decode(running[i + 1]).token
-    if redis.call('GET', lease(id)) == token
+    -- One that was cancelled is not handed back.
+    if redis.call('GET', lease(id)) == token and stop_of(id, token) ~= 'cancel'
       and selected_by({pause.selection}, id, lane_of(id), redis.call('GET', job_key(id))) then
       stop_attempt(id, 'pause', redis.call('HGET', GEN, id) or 0, token)
       told = told + 1
@@ -277,7 +278,10 @@ for _, job in ipairs(select_page(page[2], selections, false)) do
   local id = job.id
   if job.owner then
     told[#told + 1], is_told[id] = id, true
-    if not dry then stop_attempt(id, 'cancel', job.generation, job.owner) end
+    if not dry then
+      stop_attempt(id, 'cancel', job.generation, job.owner)
+      for _, lane in ipairs(LANES) do redis.call('ZADD', pending_key(lane, id), 'XX', FAR, id) end
+    end
   else
     local n = #gone + 1
     gone[n], is_gone[id] = id, true
@@ -318,6 +322,13 @@ for key, record in pairs(all_waits()) do
   end
 end
 for _, lane in ipairs(LANES) do
+  local pending = {}
+  for _, id in ipairs(gone) do
+    local key = pending_key(lane, id)
+    pending[key] = pending[key] or {}
+    table.insert(pending[key], id)
+  end
+  for key, ids in pairs(pending) do remove('ZREM', key, ids) end
   remove('ZREM', queue(lane), members)
   for _, key in ipairs(keys) do remove('ZREM', parked(lane, key), gone) end
 end

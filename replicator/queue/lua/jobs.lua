@@ -431,6 +431,10 @@ local function take(id, record)
     redis.call('HDEL', PUSHED, id)
     record.pushed = math.min(pushed, record.pushed or pushed)
   end
+  local place = lane_of(id) or lane
+  local asked = tonumber(redis.call('ZSCORE', pending_key(place, id), id))
+  if asked and asked < FAR then record.asked = math.min(asked, record.asked or asked) end
+  redis.call('ZADD', pending_key(place, id), FAR, id)
   local content = next(silent) and redis.call('GET', job_key(id)) or ''
   local function leave(key)
     for _, each in ipairs(LANES) do
@@ -447,7 +451,7 @@ local function take(id, record)
   end
   for name in pairs(pauses) do leave(pause_key(name)) end
   redis.call('SET', lease(id), record.token, 'PX', lease_ms)
-  redis.call('ZADD', queue(lane_of(id) or lane), NOW + lease_ms, member(id))
+  redis.call('ZADD', queue(place), NOW + lease_ms, member(id))
   local text = cjson.encode(record)
   redis.call('HSET', RUNNING, id, text)
   started[#started + 1] = {
@@ -499,19 +503,21 @@ for i = 1, #due, 2 do
     local held = held_until(id)
     local key, wait = waits_for(id, tonumber(due[i + 1]))
     local stop, generation = stop_of(id, died and died.token)
+    -- What was cancelled waits no longer.
+    if stop == 'cancel' then died.pushed, died.asked = nil, FAR end
     if stop == 'cancel' and generation >= tonumber(redis.call('HGET', GEN, id) or 0) then
       -- Its worker died before it heard of that.
       forget(id)
       report_end(id, generation, cancelled_record(id))
       redis.call('HDEL', STOPS, id)
     elseif hold(id, tonumber(due[i + 1])) then
-      if died then note_push(id, died.pushed) end
+      if died then give_back(id, lane, died) end
       redis.call('HDEL', RUNNING, id)
       put_off = put_off + 1
     elseif held then
       redis.call('ZADD', queue(lane), held, due[i])
     elseif key then
-      if died then note_push(id, died.pushed) end
+      if died then give_back(id, lane, died) end
       redis.call('HDEL', RUNNING, id)
       park(id, lane, key, wait, tonumber(due[i + 1]), horizon)
       put_off = put_off + 1
@@ -519,6 +525,7 @@ for i = 1, #due, 2 do
       token = token .. ':' .. id, lane = lane, worker = worker, since = NOW, due = tonumber(due[i + 1]),
       failures = tonumber(redis.call('GET', failures_key(id)) or 0), bytes = 0,
       lapses = died and died.lapses + 1 or 0, pushed = died and died.pushed or nil,
+      asked = died and died.asked or nil,
     }) end
   end
 end
@@ -609,7 +616,7 @@ local limit, look = unanswered(id)
 local earliest = math.max(NOW, limit or 0)
 if how == 'done' then note_told(id) end
 -- A push that this attempt did not serve is left to the next one.
-if how ~= 'done' and runner then note_push(id, runner.pushed) end
+if how ~= 'done' and how ~= 'cancel' and runner then give_back(id, lane, runner) end
 
 -- Returns when a key certainly answered to this attempt; nil if that is not known.
 local function answered_at(key)
@@ -728,7 +735,12 @@ for i = 3, #ARGV do
       promote(id)
       mended[#mended + 1] = id
     end
-  elseif redis.call('EXISTS', lease(id)) == 0 then
+  else
+    local lane = lane_of(id) or 'events'
+    -- An older version of this program does not note it.
+    if not redis.call('ZSCORE', pending_key(lane, id), id) then note_pending(id, lane, redis.call('HGET', PUSHED, id)) end
+  end
+  if redis.call('HEXISTS', GEN, id) == 1 and redis.call('EXISTS', lease(id)) == 0 then
     if redis.call('EXISTS', job_key(id)) == 0 then
       local record = {id = id, outcome = cjson.null, error = ARGV[2], error_class = 'permanent', tries = 0,
         seconds = 0, retrying = false}

@@ -15,6 +15,8 @@
 --   <prefix>:bound             hash id -> how many retries it has, where that is limited
 --   <prefix>:merged            set of the pending ids whose payload stands for more than one enqueue
 --   <prefix>:pushed            hash id -> time of the oldest push not yet picked up by an attempt (sender's clock)
+--   <prefix>:pending:<lane>:<host>  sorted set of the ids that are pending for a destination's host -> since when the oldest
+--                              enqueue waits that no attempt serves: when it was pushed, if that is known; else FAR
 --   <prefix>:writing           hash id -> "limit look name": its destination is being written. Until when that may take, when
 --                              the destination is compared again if no answer comes, and its short name
 --   <prefix>:unanswered        the same, of a write to which no answer came: it may be carried out late
@@ -52,7 +54,7 @@ local WAITS, WRITING, UNANSWERED = prefix .. ':waits', prefix .. ':writing', pre
 local CLOCK, FOREIGN, RIVALS = prefix .. ':clock', prefix .. ':foreign', prefix .. ':rivals'
 local DEAD, DEAD_JOBS, DEAD_ORDER = prefix .. ':dead', prefix .. ':dead-jobs', prefix .. ':buried'
 local LANES = {'events', 'backfill'}
-local FINISHED_EXPIRY = 86400000
+local FINISHED_EXPIRY, FAR = 86400000, 9e15
 
 local clock = redis.call('TIME')
 local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -120,6 +122,20 @@ local function note_push(id, at)
   if at and not (known and known <= at) then redis.call('HSET', PUSHED, id, string.format('%.0f', at)) end
 end
 
+-- An id is a destination, which begins with its host.
+local function pending_key(lane, id) return prefix .. ':pending:' .. lane .. ':' .. string.match(id, '^[^/]*') end
+
+-- Note that a job is pending, and since when it waits; the oldest time counts. at: in ms, or '' or nil for now.
+local function note_pending(id, lane, at)
+  redis.call('ZADD', pending_key(lane, id), 'LT', string.format('%.0f', tonumber(at) or NOW), id)
+end
+
+-- Have what an attempt served wait again. record: the attempt's, of whatever version of this program.
+local function give_back(id, lane, record)
+  note_push(id, record.pushed)
+  note_pending(id, lane, record.asked or record.pushed or record.since)
+end
+
 -- Two jobs with one id and different sources would write one destination. They are not merged, or one source's image would
 -- stand for the other's without a word: one runs after the other, and its handler finds that they collide. Jobs of
 -- signatures, and those whose id has a digest, bring the same content from wherever.
@@ -146,6 +162,7 @@ local function wait_behind(id, rival)
   end
   local before = rivals[place] and rivals[place].pushed or ''
   if before ~= '' and (rival.pushed == '' or tonumber(before) < tonumber(rival.pushed)) then rival.pushed = before end
+  rival.asked = math.min(rival.asked, rivals[place] and rivals[place].asked or rival.asked)
   for run, limit in pairs(rivals[place] and rivals[place].waiters or {}) do
     rival.waiters[run] = rival.waiters[run] or limit
   end
@@ -160,9 +177,17 @@ local function only_waits(id)
 end
 
 -- Have the pending job, which only waits, make way for one with another source: its own may be away for long, or for good.
--- Returns when the other one was pushed, if it had made way itself; nil without one.
+-- Returns when the other one was pushed, and since when it waits, if it had made way itself; nil without one.
 local function make_way(id, present, job, generation)
   local rivals, others, former, waiters = cjson.decode(redis.call('HGET', RIVALS, id) or '[]'), {}, {}, {}
+  local lane, running = lane_of(id) or 'events', redis.call('HGET', RUNNING, id)
+  if running then
+    -- Its worker died. What that attempt served stays with the job, and is not what the other one is for.
+    local record = cjson.decode(running)
+    give_back(id, lane, record)
+    record.pushed, record.asked = nil, NOW
+    redis.call('HSET', RUNNING, id, cjson.encode(record))
+  end
   for _, rival in ipairs(rivals) do
     if is_rival(id, rival.job, job) then others[#others + 1] = rival else former = rival end
   end
@@ -171,14 +196,16 @@ local function make_way(id, present, job, generation)
   for i = 1, #all, 2 do waiters[all[i]] = string.match(all[i + 1], '%d*$') end
   if #others < #rivals then redis.call('HSET', RIVALS, id, #others > 0 and cjson.encode(others) or '[]') end
   wait_behind(id, {
-    job = present, lane = lane_of(id) or 'events', retries = redis.call('HGET', BOUND, id) or '',
+    job = present, lane = lane, retries = redis.call('HGET', BOUND, id) or '',
     pushed = redis.call('HGET', PUSHED, id) or '', waiters = waiters,
+    asked = math.min(NOW, tonumber(redis.call('ZSCORE', pending_key(lane, id), id)) or NOW),
   })
+  redis.call('ZREM', pending_key(lane, id), id)
   redis.call('HDEL', BOUND, id)
   redis.call('HDEL', PUSHED, id)
   redis.call('DEL', waiters_key(id))
   for run, retries in pairs(former.waiters or {}) do redis.call('HSET', waiters_key(id), run, generation .. ':' .. retries) end
-  return former.pushed
+  return former.pushed, former.asked
 end
 
 -- Forget a dead letter. Returns whether there was one.
@@ -203,6 +230,7 @@ local function promote(id)
   if rival.retries ~= '' then redis.call('HSET', BOUND, id, rival.retries) end
   for run, retries in pairs(rival.waiters) do redis.call('HSET', waiters_key(id), run, generation .. ':' .. retries) end
   note_push(id, rival.pushed)
+  note_pending(id, rival.lane, rival.asked or rival.pushed)
   redis.call('ZADD', queue(rival.lane), NOW, member(id))
   wake(rival.lane)
 end
@@ -219,11 +247,14 @@ local function enqueue(id, job, lane, retries, run, pushed)
   local rival = is_rival(id, present, job)
   local generation = redis.call('INCR', SEQ)
   note_time()
+  local asked = tonumber(pushed) or NOW
   if rival and only_waits(id) then
-    note_push(id, make_way(id, present, job, generation))
+    local former, since = make_way(id, present, job, generation)
+    note_push(id, former)
+    asked = math.min(asked, since or asked)
   elseif rival then
     local waiters = {[run] = run ~= '' and retries or nil}
-    wait_behind(id, {job = job, lane = lane, retries = retries, pushed = pushed, waiters = waiters})
+    wait_behind(id, {job = job, lane = lane, retries = retries, pushed = pushed, waiters = waiters, asked = asked})
     if same_letter then forget_letter(id) end
     return lane_of(id) or lane, true
   end
@@ -250,9 +281,14 @@ local function enqueue(id, job, lane, retries, run, pushed)
     local score = redis.call('ZSCORE', queue(present), member(id))
     redis.call('ZREM', queue(present), member(id))
     redis.call('ZADD', queue(lane), score, member(id))
+    asked = math.min(asked, tonumber(redis.call('ZSCORE', pending_key(present, id), id)) or asked)
+    redis.call('ZREM', pending_key(present, id), id)
     present = lane
   end
   local target = present or lane
+  -- An older version of this program leaves the ids of the jobs that it has ended.
+  if not pending then redis.call('ZREM', pending_key(target, id), id) end
+  note_pending(id, target, asked)
   -- A running job keeps its place: its end sees the new generation and queues it again.
   if redis.call('EXISTS', lease(id)) == 0 then
     local score = redis.call('ZSCORE', queue(target), member(id))
@@ -314,7 +350,10 @@ local function forget(id)
   redis.call('HDEL', PUSHED, id)
   redis.call('SREM', MERGED, id)
   redis.call('HDEL', RUNNING, id)
-  for _, lane in ipairs(LANES) do redis.call('ZREM', queue(lane), member(id)) end
+  for _, lane in ipairs(LANES) do
+    redis.call('ZREM', queue(lane), member(id))
+    redis.call('ZREM', pending_key(lane, id), id)
+  end
   promote(id)
 end
 

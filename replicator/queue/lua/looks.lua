@@ -77,6 +77,40 @@ for _, lane in ipairs(LANES) do
 end
 return ages
 
+-- hosts with stops --
+-- Tell how many jobs are pending for hosts of destinations, and how long the oldest enqueue waits that has not arrived;
+-- of jobs that wait behind one with another source only that one counts. ARGV: prefix, then hosts.
+-- Returns how many jobs are pending in each lane; then for each lane and host: how many jobs, and since when in ms ago.
+local SIFTED = 20
+local asked, records, reply = {}, redis.call('HGETALL', RUNNING), {}
+for i = 1, #records, 2 do
+  local id, record = records[i], cjson.decode(records[i + 1])
+  local key = pending_key(lane_of(id) or record.lane, id)
+  -- What was cancelled waits no longer.
+  if stop_of(id, record.token) ~= 'cancel' then
+    asked[key] = math.min(asked[key] or FAR, record.asked or record.pushed or record.since)
+  end
+end
+for _, lane in ipairs(LANES) do reply[#reply + 1] = redis.call('ZCARD', queue(lane)) end
+for _, lane in ipairs(LANES) do
+  for i = 2, #ARGV do
+    local key = pending_key(lane, ARGV[i])
+    -- An older version of this program leaves the ids of the jobs that it has ended, begun or not.
+    for _, from in ipairs({0, -SIFTED}) do
+      local ids = redis.call('ZRANGE', key, from, from + SIFTED - 1)
+      local known = #ids > 0 and redis.call('HMGET', GEN, unpack(ids)) or {}
+      for n, id in ipairs(ids) do
+        if not known[n] then redis.call('ZREM', key, id) end
+      end
+    end
+    local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+    local since = math.min(asked[key] or FAR, tonumber(first[2]) or FAR)
+    reply[#reply + 1] = redis.call('ZCARD', key)
+    reply[#reply + 1] = since < FAR and math.max(0, NOW - since) or 0
+  end
+end
+return reply
+
 -- clock_show --
 -- ARGV: prefix. Returns now, when Redis's clock was set back last, and by how many ms; nil for both if it never was.
 return {NOW, unpack(redis.call('HMGET', CLOCK, 'back', 'by'))}

@@ -6,7 +6,7 @@
 -- Returns the first pending jobs, each as: id, lane, ms since it was due (negative for one that waits), arq's job,
 -- retries or '', failed attempts in a row, the last failure or '', '1' if merged, when it was pushed in ms or '',
 -- what to know of a write without an answer: "<ms until its limit> <ms until it is compared> <name>" or '', the jobs of
--- other sources that wait behind it (JSON) or ''.
+-- other sources that wait behind it (JSON) or '', for how many ms it waits.
 local found, left, silent = {}, tonumber(ARGV[2]), redis.call('HKEYS', WAITS)
 for _, name in ipairs(redis.call('HKEYS', prefix .. ':pauses')) do silent[#silent + 1] = 'pause:' .. name end
 for _, lane in ipairs(LANES) do
@@ -14,10 +14,12 @@ for _, lane in ipairs(LANES) do
   for i = 1, #page, 2 do
     local id, due = string.sub(page[i], #prefix + 2), tonumber(page[i + 1])
     local pushed = tonumber(redis.call('HGET', PUSHED, id))
+    local asked = tonumber(redis.call('ZSCORE', pending_key(lane, id), id)) or NOW
     local running = redis.call('HGET', RUNNING, id)
     if running then
       local record = cjson.decode(running)
       due, pushed = math.min(due, record.due), math.min(pushed or math.huge, record.pushed or math.huge)
+      asked = math.min(asked, record.asked or record.since)
     end
     local owner = string.match(redis.call('HGET', FOREIGN, id) or '', '^%S+')
     if owner then due = math.min(due, tonumber(redis.call('ZSCORE', foreign(lane, owner), id) or due)) end
@@ -30,7 +32,7 @@ for _, lane in ipairs(LANES) do
       tostring(redis.call('SISMEMBER', MERGED, id)),
       pushed and pushed < math.huge and string.format('%.0f', pushed) or '',
       limit and string.format('%.0f %.0f %s', limit - NOW, look - NOW, name) or '',
-      redis.call('HGET', RIVALS, id) or '',
+      redis.call('HGET', RIVALS, id) or '', string.format('%.0f', math.max(0, NOW - asked)),
     }
   end
   left = left - #page / 2
@@ -38,14 +40,15 @@ end
 return found
 
 -- move_jobs_in --
--- ARGV: prefix, then for each job the eleven values of move_jobs_out. A job that is pending here, or a dead letter, keeps
+-- ARGV: prefix, then for each job the twelve values of move_jobs_out. A job that is pending here, or a dead letter, keeps
 -- its newer content, and is merged with the one that comes; one with another source runs after it.
 local woken = {}
-for i = 2, #ARGV, 11 do
+for i = 2, #ARGV, 12 do
   local id, lane, age, failures, failure, late = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 5], ARGV[i + 6], ARGV[i + 9]
   local content = redis.call('GET', job_key(id)) or redis.call('HGET', DEAD_JOBS, id) or ''
   if content == '' or is_rival(id, content, ARGV[i + 3]) then content = ARGV[i + 3] end
   local target, pending = enqueue(id, content, lane, ARGV[i + 4], '', ARGV[i + 8])
+  note_pending(id, target, NOW - ARGV[i + 11])
   if not pending then
     redis.call('ZADD', queue(target), string.format('%.0f', NOW - age), member(id))
     if tonumber(failures) > 0 then redis.call('SET', failures_key(id), failures) end

@@ -33,13 +33,14 @@ from replicator.queue import (
     list_waits,
     processes,
 )
+from replicator.queue.destinations import PendingJobs, pending_by_host
 from replicator.queue.leaders import SweepState
 from replicator.queue.reconciles import RESULTS
 from replicator.queue.state_directory import room
 from replicator.reference import Reference
 from replicator.replication.reconciler import overdue
 from replicator.server.metrics import families
-from replicator.server.metrics.counters import AttemptCounts, BoundedLabels, DeliveryCounts, RequestCounts
+from replicator.server.metrics.counters import OTHER, AttemptCounts, BoundedLabels, DeliveryCounts, RequestCounts
 from replicator.server.metrics.families import gauge
 from replicator.timetable import UNLIMITED
 
@@ -101,9 +102,10 @@ class Metrics:
 
     def add_labels(self, rules: Rules) -> None:
         """Give the hosts and keys of these rules series of their own; earlier ones keep theirs."""
-        self.attempts.add_rules(rules.destination_hosts())
+        destinations = rules.destination_hosts()
+        self.attempts.add_rules(destinations)
         self.requests.add_hosts(sorted(rules.hosts))
-        self._lookups.add_hosts(sorted(rules.hosts))
+        self._lookups.add_hosts(sorted(rules.hosts), sorted({host for ends in destinations.values() for host in ends}))
 
     def watch_configuration(self, loaded: Callable[[], LoadedConfig]) -> None:
         """Expose when the configuration was loaded, and whether files were refused or are left out."""
@@ -165,6 +167,8 @@ class RateLimits(Collector):
 class _QueueState:
     counts: Counts
     oldest: Mapping[Lane, float]
+    totals: Mapping[Lane, int]
+    pending: Mapping[Lane, Sequence[PendingJobs]]
     reconcile: ReconcileState
     sweep: SweepState
     silent: Sequence[KeySilence]
@@ -186,11 +190,12 @@ class QueueLookups(Collector):
         self._lock = asyncio.Lock()
         self._began = float("-inf")
         self._state: _QueueState | None = None
-        self._hosts = BoundedLabels()
+        self._hosts, self._destinations = BoundedLabels(), BoundedLabels()
 
-    def add_hosts(self, hosts: Iterable[str]) -> None:
-        """Give these registries series of their own from now on."""
+    def add_hosts(self, hosts: Iterable[str], destinations: Iterable[str]) -> None:
+        """Give these registries series of their own from now on; ``destinations`` are those that are copied to."""
         self._hosts.add(hosts)
+        self._destinations.add(destinations)
 
     async def refresh(self) -> None:
         """Read the queue, in bounded time; concurrent scrapes share one read. Raises nothing."""
@@ -211,11 +216,12 @@ class QueueLookups(Collector):
     async def _read(self) -> _QueueState:
         queue = self._queue
         counts, oldest = await queue.counts(), await queue.oldest()
+        totals, pending = await pending_by_host(queue, [host for host, _ in self._destinations.items()])
         reconcile, sweep = await ReconcileState.read(queue), await SweepState.read(queue)
         silent, pauses = await list_waits(queue), await list_pauses(queue)
         differing = Differing.among(await processes(queue))
         public = {Reference.parse(copy.destination).repository for copy in await list_public_copies(queue)}
-        return _QueueState(counts, oldest, reconcile, sweep, silent, differing, pauses, public)
+        return _QueueState(counts, oldest, totals, pending, reconcile, sweep, silent, differing, pauses, public)
 
     def describe(self) -> Iterable[Metric]:
         """Name the metrics, so that the library detects duplicates without collecting."""
@@ -235,6 +241,7 @@ class QueueLookups(Collector):
             ages.add_metric([lane.value], oldest[lane])
         yield jobs
         yield ages
+        yield from self._pending(self._state)
         yield from self._pauses(self._state.pauses)
         yield _gauge(families.DEAD_LETTERS, counts.dead)
         yield from self._silences(self._state.silent)
@@ -243,6 +250,18 @@ class QueueLookups(Collector):
         yield from self._sweep(self._state.sweep)
         differing = self._state.differing
         yield _gauge(families.RULES_DIFFER, 0 if differing is None else differing.seconds)
+
+    def _pending(self, state: _QueueState) -> Iterable[Metric]:
+        jobs, waits = _gauge(families.QUEUE_PENDING), _gauge(families.QUEUE_OLDEST_WAIT)
+        for lane, hosts in state.pending.items():
+            # Hosts that were added since the look are left to the next one.
+            for (_, label), each in zip(self._destinations.items(), hosts, strict=False):
+                jobs.add_metric([lane.value, label], each.jobs)
+                waits.add_metric([lane.value, label], each.oldest)
+            known = sum(each.jobs for each in hosts)
+            jobs.add_metric([lane.value, OTHER], max(0, state.totals[lane] - known))
+        yield jobs
+        yield waits
 
     def _pauses(self, pauses: Sequence[Pause]) -> Iterable[Metric]:
         yield _gauge(families.QUEUE_PAUSES, len(pauses))

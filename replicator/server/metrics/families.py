@@ -147,6 +147,19 @@ QUEUE_OLDEST = Family(
     "Seconds that the oldest due job has been waiting to start; 0 if there is none.",
     ("lane",),
 )
+QUEUE_PENDING = Family(
+    "replicator_queue_pending_jobs",
+    "gauge",
+    "Unfinished jobs, in whatever state, by the registry that they copy to.",
+    ("lane", "destination_host"),
+)
+QUEUE_OLDEST_WAIT = Family(
+    "replicator_queue_oldest_wait_seconds",
+    "gauge",
+    "Seconds since the oldest push (Harbor's clock; of a job without one, since it was queued) whose image has not "
+    "arrived, whether its copy is due, runs, or waits; 0 if there is none.",
+    ("lane", "destination_host"),
+)
 QUEUE_PAUSES = Family(
     "replicator_queue_pauses",
     "gauge",
@@ -283,6 +296,8 @@ LOOKED_UP = (
     QUEUE_REPLICAS,
     QUEUE_JOBS,
     QUEUE_OLDEST,
+    QUEUE_PENDING,
+    QUEUE_OLDEST_WAIT,
     QUEUE_PAUSES,
     QUEUE_PAUSED,
     DEAD_LETTERS,
