@@ -19,7 +19,19 @@ from replicator.queue.configurations import Differing, InForce, KnownConfig, Pro
 from replicator.queue.dead_letters import CauseWatch, DeadLetter, DeadLetterPage, DeadLetters, PendingJob, list_jobs
 from replicator.queue.destinations import KnownDestination, KnownJob, look_up
 from replicator.queue.embedded import embedded_server
-from replicator.queue.history import Action, Description, Ended, History, LagSpan, named, note_action, system_user
+from replicator.queue.history import (
+    Action,
+    Description,
+    Ended,
+    EndedFilter,
+    EndedPage,
+    History,
+    LagSpan,
+    named,
+    note_action,
+    read_ended,
+    system_user,
+)
 from replicator.queue.job import (
     Counts,
     Finished,
@@ -36,7 +48,16 @@ from replicator.queue.job import (
     WorkerInfo,
     login_of,
 )
-from replicator.queue.leaders import Complaint, Leadership, NewDeadLetters, Notices, Reconciles, approve
+from replicator.queue.leaders import (
+    Complaint,
+    Leadership,
+    NewDeadLetters,
+    Notices,
+    Reconciles,
+    RequestedReconcile,
+    approve,
+    request_reconcile,
+)
 from replicator.queue.lease import Running
 from replicator.queue.memory import (
     PublicAnswer,
@@ -95,6 +116,8 @@ __all__ = [
     "Description",
     "Differing",
     "Ended",
+    "EndedFilter",
+    "EndedPage",
     "Failure",
     "Findings",
     "Finished",
@@ -137,6 +160,7 @@ __all__ = [
     "RedisRefusedStore",
     "RedisSelectionStore",
     "RedisSurveyStore",
+    "RequestedReconcile",
     "RetryPolicy",
     "Running",
     "RunningJob",
@@ -166,7 +190,9 @@ __all__ = [
     "ownerless",
     "pause",
     "processes",
+    "read_ended",
     "read_letters",
+    "request_reconcile",
     "resume",
     "sharing",
     "system_user",

@@ -25,7 +25,7 @@ from replicator.errors import ErrorClass, ErrorText, ReplicatorError
 from replicator.queue.client import FAULTS
 from replicator.queue.job import JsonValue, Lane
 from replicator.queue.reconciles import ReconcileResult
-from replicator.queue.records import EPOCH, Moment, decode, encode, moment
+from replicator.queue.records import EPOCH, Moment, decode, encode, milliseconds, moment
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
@@ -113,6 +113,73 @@ class Ended:
     lag: float | None
     tries: int
     replaced: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EndedFilter:
+    """Which of the jobs that ended are wanted: those that suit all of it; what is None suits any.
+
+    Attributes:
+        lane: of this one.
+        source: copied from this reference, or from any that it is the beginning of.
+        destination: the same for their ids.
+        rule: asked for by this rule.
+        result: ended with this word.
+        failed: whether they failed for good.
+    """
+
+    lane: Lane | None = None
+    source: str | None = None
+    destination: str | None = None
+    rule: str | None = None
+    result: str | None = None
+    failed: bool | None = None
+
+    def suits(self, job: Ended) -> bool:
+        """Tell whether a job is one of them."""
+        return (
+            job.id.startswith(self.destination or "")
+            and job.source.startswith(self.source or "")
+            and self.rule in (None, job.rule)
+            and self.result in (None, job.result)
+            and self.failed in (None, job.error_class is not None)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EndedPage:
+    """Jobs that ended, the newest first, and where the next page begins (`read_ended`); None at the end."""
+
+    jobs: tuple[Ended, ...]
+    following: int | None
+
+
+async def read_ended(
+    queue: Queue, wanted: EndedFilter | None = None, *, before: int | None = None, most: int = 100
+) -> EndedPage:
+    """Read a page of the jobs that ended lately: of the last `MOST_JOBS` of each lane.
+
+    Args:
+        queue: whose.
+        wanted: only these.
+        before: `EndedPage.following` of the page before; None for the first.
+        most: how many; a page has more where several ended in the same millisecond.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    wanted = wanted or EndedFilter()
+    lanes = list(Lane) if wanted.lane is None else [wanted.lane]
+    # A filter may leave little of a step, so that it reads all at once.
+    step = most if wanted == EndedFilter(wanted.lane) else MOST_JOBS * len(lanes)
+    following, *texts = await queue.ask("history_page", "" if before is None else str(before), step, *lanes)
+    read = (_read_entry(Ended, text) for text in texts)
+    found = [job for job in read if job is not None and wanted.suits(job)]
+    if len(found) > most:
+        last = found[most - 1].at
+        shown = tuple(job for job in found if job.at >= last)
+        return EndedPage(shown, milliseconds(last) if following or len(shown) < len(found) else None)
+    return EndedPage(tuple(found), following or None)
 
 
 Entry = TypeVar("Entry")

@@ -13,7 +13,7 @@ from replicator.console import iso
 from replicator.queue.dead_letters import DeadLetter
 from replicator.queue.history import note_action
 from replicator.queue.job import Lane, QueueUnavailable
-from replicator.queue.reconciles import Progress, ReconcileLease, RunRecord
+from replicator.queue.reconciles import Progress, ReconcileLease, RunningReconcile, RunRecord
 from replicator.queue.records import Moment, decode, dump_json, encode, milliseconds, moment
 
 if TYPE_CHECKING:
@@ -195,6 +195,37 @@ async def approve(queue: Queue, result: ReconcileResult, by: str) -> bool:
     what = f"reconcile of {iso(result.started)}: replace {found.held:,} of {found.compared:,} images"
     await note_action(queue, action="approve", what=what, by=by)
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedReconcile:
+    """A reconcile that somebody asked for.
+
+    Attributes:
+        is_new: whether nobody had asked for it already.
+        running: the run under way, after whose end it begins; None if it begins within seconds.
+    """
+
+    is_new: bool
+    running: RunningReconcile | None
+
+
+async def request_reconcile(queue: Queue, by: str) -> RequestedReconcile:
+    """Ask for a reconcile that begins after this moment, whatever the schedule says; to ask again changes nothing.
+
+    A ``serve`` or ``worker`` process begins it within seconds; without one it waits for the next.
+
+    Args:
+        queue: of the installation.
+        by: who asks for it, for the history.
+
+    Raises:
+        QueueUnavailable: Redis is away or takes nothing.
+    """
+    is_new, running = await queue.ask("reconcile_request")
+    if is_new:
+        await note_action(queue, action="reconcile", what="compare all that the rules name now", by=by)
+    return RequestedReconcile(bool(is_new), RunningReconcile.read(running))
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,6 +245,7 @@ class ReconcileState:
         last_success: when the last run ended that compared everything (UTC); None when there was none.
         rules: when the last run with some rules came to its end (UTC), by the digest of the rules; the newest first.
         approved: when the run began whose replacements a person has approved (UTC); None when there is none.
+        is_requested: whether somebody asked for a run that has not ended yet.
     """
 
     now: datetime
@@ -254,6 +255,7 @@ class ReconcileState:
     last_success: datetime | None = None
     rules: Mapping[str, datetime] = field(default_factory=dict)
     approved: datetime | None = None
+    is_requested: bool = False
 
     @property
     def awaits_approval(self) -> bool:
@@ -277,21 +279,14 @@ class ReconcileState:
         Raises:
             QueueUnavailable: it does not answer.
         """
-        now, started, result, running, success, rules, approved = await queue.ask("reconcile_show")
+        now, result, running, rules, requested, *times = await queue.ask("reconcile_show")
         last = ReconcileResult.read(result)
-        succeeded = moment(int(success)) if success else None
+        started, succeeded, approved = (moment(int(time)) if time else None for time in times)
         if last is not None and last.findings.complete:
             # An older version of this program stores the result alone.
             succeeded = last.ended
-        return cls(
-            now=moment(now),
-            last_started=moment(int(started)) if started else None,
-            last=last,
-            running=RunningReconcile.read(running),
-            last_success=succeeded,
-            rules=read_times(rules.decode()),
-            approved=moment(int(approved)) if approved else None,
-        )
+        known, now_running = read_times(rules.decode()), RunningReconcile.read(running)
+        return cls(moment(now), started, last, now_running, succeeded, known, approved, bool(requested))
 
 
 class ReconcileLease:
@@ -393,6 +388,5 @@ class ReconcileLease:
         await self._release(b"")
 
     async def _release(self, result: bytes, rules: str = "") -> bytes:
-        arguments = (self._token, str(self._started), result, rules)
-        answer: bytes = await self._queue.ask("reconcile_release", *arguments)
+        answer: bytes = await self._queue.ask("reconcile_release", self._token, str(self._started), result, rules)
         return answer

@@ -25,6 +25,7 @@ from replicator.replication.backfill import Backfill
 from replicator.replication.enqueue import BackfillOptions, ReplaceLimit
 from replicator.replication.listing import Listing
 from replicator.replication.report import TROUBLE, RowOutcome
+from replicator.schedule import Every
 from replicator.tasks import background, cancel_all
 
 if TYPE_CHECKING:
@@ -44,9 +45,8 @@ _RETRY_AFTER = timedelta(minutes=10)
 """The longest pause before a run that failed as a whole is retried, and the first before one that is incomplete is."""
 _SPREAD_AT_START = 30.0
 """Seconds over which processes that start together spread a run that is due already."""
-_POLL_SECONDS = 60.0
-_HELD_POLL_SECONDS = 5.0
-"""Seconds between two looks while another process runs it, whose lease may expire, or a run waits for an approval."""
+_LOOK_SECONDS = 5.0
+"""Seconds between two looks: another process may die that runs one, and a person may ask for one."""
 _OFFLINE_PAUSE = 1.0
 _BROKEN_PAUSE = 60.0
 _STOP_SECONDS = 5.0
@@ -59,6 +59,7 @@ _NAMED_FAILURES, _NAMED_CHARACTERS = 5, 300
 _MOST_MISSING = 100
 """Unlisted sources that are recorded, so that a run notices when another one is missing."""
 _MOST_DOUBLINGS = 20
+_NEVER = Every(366 * 86_400)
 
 
 def next_run(schedule: Schedule, state: ReconcileState) -> datetime:
@@ -66,9 +67,11 @@ def next_run(schedule: Schedule, state: ReconcileState) -> datetime:
 
     A run that failed as a whole is retried some minutes after its end, not at once. So is one that could not list
     everything; its pauses grow as long as the same is missing, so that a project that is gone for good costs little.
-    A run whose replacements have been approved is repeated at once.
+    A run whose replacements have been approved is repeated at once, and one that somebody asked for is due at once.
     """
     last = state.last
+    if state.is_requested:
+        return state.now
     if last is None or state.last_started is None:
         return schedule.due(state.last_started, state.now)
     if last.findings.error is not None:
@@ -86,17 +89,14 @@ def next_run(schedule: Schedule, state: ReconcileState) -> datetime:
 def _is_repeat(schedule: Schedule, state: ReconcileState) -> bool:
     """Tell whether a run that begins now only completes the last one, whose comparisons it trusts."""
     last = state.last
-    if last is None or state.last_started is None or last.findings.error is not None:
+    if state.is_requested or last is None or state.last_started is None or last.findings.error is not None:
         return False
     completes = last.findings.unlisted > 0 or state.is_approved
     return completes and schedule.due(last.scheduled_from, state.now) > state.now
 
 
 def overdue(schedule: Schedule | None, state: ReconcileState) -> float:
-    """Return for how many seconds a run has been due that no process has begun; 0 if none is due, or one is running.
-
-    It is 0 as well without a schedule, and before the first run has ended: there is nothing to count from.
-    """
+    """Return for how many seconds a run has been due that none began; 0 without a schedule or a run to count from."""
     if schedule is None or state.running is not None or state.last_started is None:
         return 0.0
     due = schedule.due(state.last_started, state.last_started)
@@ -155,7 +155,7 @@ class Reconciler:
     """Runs a reconcile whenever one is due and no other process runs it.
 
     Args:
-        schedule: when runs are due; None for never.
+        schedule: when runs are due; None only when somebody asks for one.
         copier: makes the comparisons; its registries are the ones that are listed.
         queue: takes what differs, and has the lease that one process at a time can hold.
         checks: records what is seen at destinations.
@@ -179,7 +179,8 @@ class Reconciler:
         lease: float = 30.0,
         deadline: float = _DEADLINE,
     ) -> None:
-        self._schedule = schedule
+        self._schedule = schedule or _NEVER
+        self._only_requested = schedule is None
         self._rules = rules
         self._copier = copier
         self._queue = queue
@@ -222,8 +223,6 @@ class Reconciler:
 
     async def run(self) -> None:
         """Run what is due until :meth:`stop`. While Redis is offline it waits; it raises no error of its own."""
-        if self._schedule is None:
-            return
         while not self._stopping.is_set():
             try:
                 pause = await self._step(self._schedule)
@@ -249,11 +248,13 @@ class Reconciler:
         if rules is not self._rules:
             # They changed while Redis was asked, and the answer is older than they are.
             return 0.0
+        if self._only_requested and not state.is_requested:
+            return _LOOK_SECONDS
         left = (self._planned(schedule, state) - state.now).total_seconds()
         if state.running is not None:
-            return max(min(left, _POLL_SECONDS), _HELD_POLL_SECONDS)
+            return _LOOK_SECONDS
         if left > 0:
-            return min(left, _HELD_POLL_SECONDS if state.awaits_approval else _POLL_SECONDS)
+            return min(left, _LOOK_SECONDS)
         # Several processes may come here for one due run. The first gets the lease, and none gets it once a run has
         # ended that is not in the state yet: so each due run is done once.
         lease = await self._reconciles.begin(state.last_started)
@@ -270,7 +271,8 @@ class Reconciler:
         # Once a completed run had these rules, they never need one of their own again: while an upgrade lasts,
         # processes with other rules run reconciles too, and each would answer the other's with its own, endlessly.
         self._uncovered = self._uncovered and not state.covers(self._rules.digest, since)
-        basis = (state.last_started, self._uncovered, state.is_approved)
+        asked = state.is_requested or state.is_approved
+        basis = (state.last_started, self._uncovered, asked)
         if self._plan is None or self._plan[0] != basis or set_back:
             due = next_run(schedule, state)
             failed = state.last is not None and state.last.findings.error is not None and state.last.ended >= since
@@ -281,7 +283,7 @@ class Reconciler:
             missing = state.last is not None and state.last.findings.unlisted > 0
             if missing or (due <= state.now and (first or self._uncovered or state.last_started is None)):
                 spread = min(spread, _SPREAD_AT_START)
-            if state.is_approved:
+            if asked:
                 # A person is waiting, and the first process that sees it has the lease.
                 spread = 0.0
             begins = due + timedelta(seconds=random.uniform(0, spread))  # noqa: S311 - no secret

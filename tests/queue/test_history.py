@@ -15,6 +15,8 @@ from replicator.queue import (
     Action,
     DeadLetters,
     Description,
+    Ended,
+    EndedFilter,
     Findings,
     History,
     Job,
@@ -24,6 +26,7 @@ from replicator.queue import (
     ReconcileState,
     named,
     note_action,
+    read_ended,
     system_user,
 )
 from replicator.queue.attempt import Ending, StartedJob
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = Description("copied", "h.example/a:1", "a rule", "a note", 42)
 RECORD = RunningRecord("t", Lane.EVENTS, "w", EPOCH, 0, 0, 0, 0)
+ENDED = Ended(EPOCH, "", Lane.EVENTS, "copied", "h.example/a:1", "a rule", "", None, 0, 1.0, None, 1)
 STARTED = StartedJob("r.example/a:1", b"", 1, 0, None, None, RECORD, merged=False)
 
 
@@ -120,6 +124,45 @@ async def test_a_backfill_pushes_no_event_out_and_no_lane_grows_without_end(queu
     assert await command(queue, "LLEN", f"{queue.prefix}:history:backfill") == MOST_JOBS
     ended = (await History.read(queue)).ended
     assert [entry.id for entry in ended if entry.lane is Lane.EVENTS] == ["events-2", "events-1", "events-0"]
+
+
+async def put_entries(queue: Queue, lane: Lane, *entries: tuple[int, str, str]) -> None:
+    """Put entries into the history, the oldest first: time in ms, id and class of the failure."""
+    for at, name, kind in entries:
+        ended = replace(ENDED, id=name, lane=lane, error_class=ErrorClass(kind) if kind else None)
+        text = b"%d " % at + encode(ended, without={"at", "replaced"})
+        await command(queue, "LPUSH", f"{queue.prefix}:history:{lane}", text)
+
+
+async def test_what_ended_is_read_by_pages_that_lose_and_repeat_nothing(queue: Queue) -> None:
+    events = [(1000 + number // 3, f"r.example/e:{number}", "") for number in range(20)]
+    await put_entries(queue, Lane.EVENTS, *events)
+    await put_entries(queue, Lane.BACKFILL, *((1003, f"r.example/b:{number}", "permanent") for number in range(4)))
+    for wanted, number in ((None, 24), (EndedFilter(destination="r.example/e:1"), 11), (EndedFilter(failed=True), 4)):
+        seen: list[str] = []
+        before = None
+        for _ in range(30):
+            page = await read_ended(queue, wanted, before=before, most=5)
+            seen += [job.id for job in page.jobs]
+            before = page.following
+            if before is None:
+                break
+        assert len(seen) == len(set(seen)) == number
+    newest = (await read_ended(queue, most=1)).jobs
+    assert {job.id for job in newest} == {"r.example/e:18", "r.example/e:19"}
+
+
+async def test_what_ended_is_filtered_by_all_that_is_said(queue: Queue) -> None:
+    await put_entries(queue, Lane.EVENTS, (1, "r.example/a:1", ""), (2, "r.example/b:1", "permanent"))
+    await put_entries(queue, Lane.BACKFILL, (3, "r.example/c:1", ""))
+    for wanted, names in (
+        (EndedFilter(lane=Lane.BACKFILL), ["r.example/c:1"]),
+        (EndedFilter(destination="r.example/a"), ["r.example/a:1"]),
+        (EndedFilter(failed=False), ["r.example/c:1", "r.example/a:1"]),
+        (EndedFilter(failed=True, rule="other"), []),
+        (EndedFilter(source="h.example/", result="copied", rule="a rule", lane=Lane.BACKFILL), ["r.example/c:1"]),
+    ):
+        assert [job.id for job in (await read_ended(queue, wanted)).jobs] == names
 
 
 async def test_lags_are_summed_up_by_the_quarter_of_an_hour(queue: Queue) -> None:

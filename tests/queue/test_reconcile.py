@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from replicator.queue import Findings, Progress, Queue, QueueUnavailable, Reconciles, ReconcileState
+from replicator.queue import (
+    Findings,
+    History,
+    Progress,
+    Queue,
+    QueueUnavailable,
+    Reconciles,
+    ReconcileState,
+    request_reconcile,
+)
 from tests.queue.conftest import eventually
 from tests.queue.test_blob_locks_known import command
 
@@ -115,6 +124,35 @@ async def test_a_run_that_was_given_back_does_not_count_and_can_be_begun_at_once
     after = await ReconcileState.read(other)
     assert (after.last, after.running) == (state.last, None)
     assert await Reconciles(other).begin(state.last_started) is not None
+
+
+async def requested(queue: Queue) -> bool:
+    return (await ReconcileState.read(queue)).is_requested
+
+
+async def test_a_run_that_was_asked_for_is_due_until_it_ends_and_asking_again_changes_nothing(queue: Queue) -> None:
+    assert not await requested(queue)
+    first, again = await request_reconcile(queue, "me"), await request_reconcile(queue, "me")
+    assert (first.is_new, first.running, again.is_new) == (True, None, False)
+    assert await requested(queue)
+    await (await begun(queue)).give_back()
+    assert await requested(queue), "it did not count"
+    await (await begun(queue)).end(FOUND)
+    assert not await requested(queue)
+    assert [action.by for action in (await History.read(queue)).actions] == ["me"]
+
+
+async def test_a_run_that_is_asked_for_while_another_runs_begins_after_it(queue: Queue) -> None:
+    held = await begun(queue)
+    found = await request_reconcile(queue, "me")
+    assert found.is_new
+    assert found.running is not None
+    assert not (await request_reconcile(queue, "me")).is_new
+    await held.end(FOUND)
+    assert await requested(queue), "the one that ran may have compared before"
+    held = await begun(queue)
+    await held.end(FOUND)
+    assert not await requested(queue)
 
 
 async def test_the_run_of_a_killed_process_is_begun_again_when_its_lease_expires(

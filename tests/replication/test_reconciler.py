@@ -19,7 +19,16 @@ from rich.console import Console
 from replicator.commands.backfill_display import summary
 from replicator.console import short
 from replicator.copy import Comparison, Copier, Result
-from replicator.queue import Findings, Lane, Observations, ReconcileResult, Reconciles, ReconcileState, approve
+from replicator.queue import (
+    Findings,
+    Lane,
+    Observations,
+    ReconcileResult,
+    Reconciles,
+    ReconcileState,
+    approve,
+    request_reconcile,
+)
 from replicator.queue.reconciles import RESULTS
 from replicator.reference import Reference
 from replicator.registry import Registries
@@ -32,6 +41,7 @@ from replicator.replication.report import Report, Row, RowFormat, RowOutcome, Ro
 from replicator.replication.transfer import access_by
 from replicator.rules import Asked, CopyRequest
 from replicator.schedule import Every
+from tests.queue.conftest import eventually
 from tests.replication.conftest import QUICK
 
 if TYPE_CHECKING:
@@ -125,7 +135,7 @@ class Runs:
     """Reconciles of a house without Harbor's API, one after the other; each is due when it is asked for."""
 
     def __init__(self, stage: Stage, registries: Registries) -> None:
-        self._stage, self._registries = stage, registries
+        self._stage, self.registries = stage, registries
         self.compared: list[str] = []
 
     def rules(self, images: dict[str, Any]) -> Rules:
@@ -139,7 +149,7 @@ class Runs:
         self.compared.clear()
         rules, queue = self.rules(images), self._stage.queue
         async with contextlib.aclosing(Observations(queue)) as checks:
-            made = Reconciler(DAY, rules, Copier(self._registries), queue, checks, replaces=replaces)
+            made = Reconciler(DAY, rules, Copier(self.registries), queue, checks, replaces=replaces)
             await made._step(DAY)
         last = (await self.state()).last
         assert last is not None
@@ -205,6 +215,30 @@ async def test_something_else_that_goes_missing_is_tried_again_soon(
         assert last is not None
         repeats.append(last.repeats)
     assert repeats == [0, 1, 2, 0, 1, 2]
+
+
+async def test_a_run_that_was_asked_for_compares_everything_at_once_even_where_the_schedule_is_off(
+    runs: Runs, stage: Stage, house: House
+) -> None:
+    await house.put(["plain/app:v1"])
+    assert (await runs(APP)).drift == 0
+    await runs(APP)
+    assert runs.compared == [], "none is due"
+    await house.put(["plain/app:v2"])
+    await request_reconcile(stage.queue, "a person")
+    assert (await runs(APP)).listed == 2
+    assert len(runs.compared) == 2
+    async with contextlib.aclosing(Observations(stage.queue)) as checks:
+        off = Reconciler(None, stage.house.rules(APP), Copier(runs.registries), stage.queue, checks)
+        before = (await runs.state()).last_started
+        async with off.beside():
+            await request_reconcile(stage.queue, "a person")
+
+            async def ended() -> bool:
+                return (await runs.state()).last_started != before
+
+            await eventually(ended)
+            assert not (await runs.state()).is_requested
 
 
 async def put_over(house: House, number: int, missing: int = 1) -> None:

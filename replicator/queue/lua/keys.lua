@@ -39,7 +39,8 @@
 --   <prefix>:ping              what a ping writes
 --   <prefix>:reconcile         hash: started, when the last reconcile that ended began; result, what it found (JSON);
 --                              succeeded, when the last one ended that compared everything; rules, see leaders.lua;
---                              approved, when the one began whose replacements a person has approved
+--                              approved, when the one began whose replacements a person has approved; requests, taken,
+--                              served, numbers of those that somebody asked for, see leaders.lua
 --   <prefix>:reconcile:lease   JSON: the process that runs one (token, host, pid), since when, how far; with an expiry
 --   <prefix>:notices           what was sent to people, and what is still to be sent (JSON)
 --   <prefix>:notices:lease     the process that sends it: a token, with an expiry

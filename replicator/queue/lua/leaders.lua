@@ -54,12 +54,19 @@ local function release(name, token)
   return true
 end
 
--- reconcile_take with leases --
+-- requests --
+-- How many reconciles somebody has asked for, in a field of :reconcile; `taken` are those that had been asked for when the
+-- last one began, `served` when the last one began that has ended. Older versions don't know these fields.
+local function requests(name) return tonumber(redis.call('HGET', RECONCILE, name or 'requests') or 0) end
+
+-- reconcile_take with leases requests --
 -- Begin a reconcile, if no process runs one, and none has ended since the caller looked.
 -- ARGV: prefix, token, lease in ms, record (JSON), when the last one that ended began as the caller knows it, or ''.
 -- Returns when it began, or 0 when it may not. Asked again with the same token it gives the same answer.
 if (redis.call('HGET', RECONCILE, 'started') or '') ~= ARGV[5] then return 0 end
-return take(RECONCILE, ARGV[2], ARGV[3], cjson.decode(ARGV[4])) or 0
+local since = take(RECONCILE, ARGV[2], ARGV[3], cjson.decode(ARGV[4]))
+if since and requests() > requests('taken') then redis.call('HSET', RECONCILE, 'taken', requests()) end
+return since or 0
 
 -- reconcile_renew with leases --
 -- Renew the lease, and publish the progress. ARGV: prefix, token, lease in ms, record (JSON). Returns 0 when it is lost.
@@ -77,7 +84,7 @@ local function note_rules(digest)
   redis.call('HSET', RECONCILE, 'rules', table.concat(kept, ' '))
 end
 
--- reconcile_release with chronicle leases reconcile_rules --
+-- reconcile_release with chronicle leases reconcile_rules requests --
 -- End a reconcile. ARGV: prefix, token, when it began, result (JSON), or '' when it was not completed, digest of its
 -- rules or ''.
 -- Returns the result with its times, or '' when there is none or the lease is lost.
@@ -90,6 +97,7 @@ local result = cjson.decode(ARGV[4])
 result.started, result.ended = tonumber(ARGV[3]), NOW
 local text = cjson.encode(result)
 redis.call('HSET', RECONCILE, 'started', ARGV[3], 'result', text)
+if requests('taken') > requests('served') then redis.call('HSET', RECONCILE, 'served', requests('taken')) end
 if result.error == cjson.null then
   -- Its rules count as compared all the same: what can't be listed is tried again by a timetable of its own.
   if ARGV[5] ~= '' then note_rules(ARGV[5]) end
@@ -100,13 +108,23 @@ end
 note_first(history('reconciles'), text, HISTORY_RECONCILES)
 return text
 
--- reconcile_show with leases --
--- ARGV: prefix. Returns: now, when the last reconcile that ended began or '', its result or '', the record of the one
--- that runs or '', when the last one ended that compared everything or '', the rules of those that came to their end or
--- '', when the one began whose replacements are approved or ''.
+-- reconcile_show with leases requests --
+-- ARGV: prefix. Returns: now, the result of the last reconcile that ended or '', the record of the one that runs or '',
+-- the rules of those that came to their end or '', whether one is requested, then times or '': when the last one that
+-- ended began, when the last one ended that compared everything, when the one began whose replacements are approved.
 local lease = redis.call('GET', RECONCILE .. ':lease')
-local last = redis.call('HMGET', RECONCILE, 'started', 'result', 'succeeded', 'rules', 'approved')
-return {NOW, last[1] or '', last[2] or '', lease or '', last[3] or '', last[4] or '', last[5] or ''}
+local last = redis.call('HMGET', RECONCILE, 'result', 'rules', 'started', 'succeeded', 'approved')
+local requested = requests() > requests('served') and 1 or 0
+return {NOW, last[1] or '', lease or '', last[2] or '', requested, last[3] or '', last[4] or '', last[5] or ''}
+
+-- reconcile_request with leases requests --
+-- Ask for a reconcile that begins after this moment. ARGV: prefix.
+-- Returns whether it was not asked for already, and the record of the one that runs or ''.
+local running = redis.call('GET', RECONCILE .. ':lease')
+-- One that runs may have compared already what this is asked for.
+local is_new = requests() <= requests(running and 'taken' or 'served')
+if is_new then redis.call('HINCRBY', RECONCILE, 'requests', 1) end
+return {is_new and 1 or 0, running or ''}
 
 -- reconcile_approve with leases --
 -- Approve the replacements of the last reconcile. ARGV: prefix, when it began. Returns 0 when another has ended since.

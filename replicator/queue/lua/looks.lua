@@ -183,6 +183,25 @@ for i = 2, #ARGV, 3 do
 end
 return found
 
+-- history_page with chronicle --
+-- ARGV: prefix, a time in ms or '', how many, lanes. Returns: the time before which the next page ended, or 0 at the end;
+-- then what ended in the lanes before that time, as many and all of the same millisecond as the last one.
+local before, most, found = tonumber(ARGV[2]) or math.huge, tonumber(ARGV[3]), {}
+for i = 4, #ARGV do
+  for _, entry in ipairs(redis.call('LRANGE', history(ARGV[i]), 0, -1)) do
+    local time = tonumber(string.match(entry, '^%d+'))
+    if time and time < before then found[#found + 1] = {time, entry} end
+  end
+end
+table.sort(found, function(one, other) return one[1] > other[1] end)
+local reply = {0}
+for i, each in ipairs(found) do
+  if i > most and each[1] < reply[1] then return reply end
+  reply[1], reply[i + 1] = each[1], each[2]
+end
+reply[1] = 0
+return reply
+
 -- history with chronicle --
 -- ARGV: prefix. Returns: now, what ended in the lanes (a list each), the lags (a hash), reconciles and actions (a list
 -- each).
