@@ -315,5 +315,9 @@ FAILED = 1
 """Exit code: a copy failed."""
 USAGE = 2
 """Exit code: the command line, the settings or the rules are invalid; nothing was started."""
+TIMED_OUT = 3
+"""Exit code of ``wait``: the time is over."""
+NO_RULE = 4
+"""Exit code of ``wait``: no rule copies the image."""
 INTERRUPTED = 130
 """Exit code: Ctrl-C or SIGTERM ended the command before it was done."""

@@ -256,6 +256,24 @@ def check_webhook_url(value: Any) -> Any:
     return str(url.with_path(url.path.rstrip("/")).with_query(url.query)) if _ends_in_webhook(url) else value
 
 
+def check_api_url(value: Any) -> Any:
+    """Check the setting of the address of a ``serve``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        url = URL(str(value))
+        is_right = url.scheme in ("http", "https") and bool(url.host and url.port)
+    except ValueError:
+        is_right = False
+    if not is_right or url.query_string or url.fragment or not str(value).isprintable():
+        raise ValueError("write the address of replicator serve, e.g. https://replicator.example.com")
+    if url.user or url.password:
+        raise ValueError("must not contain a user name or password: the token is REPLICATOR_API_TOKEN")
+    return value
+
+
 def _ends_in_webhook(url: URL) -> bool:
     return url.path.endswith("/") and re.search(r"/webhooks/harbor(/[^/]*)?/+\Z", url.path) is not None
 

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from replicator.env_file import read_dotenv, resolve, secret_files, secrets_directory
 from replicator.errors import ConfigError, Problem
-from replicator.networks import Networks, Receiver, check_address, check_webhook_url, parse_receivers
+from replicator.networks import Networks, Receiver, check_address, check_api_url, check_webhook_url, parse_receivers
 from replicator.schedule import Schedule, parse_interval, parse_schedule
 from replicator.timetable import HostTimetables, parse_bandwidth, parse_request_rates
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PREFIX = "REPLICATOR_"
 _KUBERNETES = re.compile(r"REPLICATOR_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_\w+)?)")
 """What Kubernetes puts into every pod beside a service named ``replicator``; none of our names may match."""
-_OPTIONS = {"backfill_concurrency": "--proc", "webhook_url": "--url"}
+_OPTIONS = {"backfill_concurrency": "--proc", "webhook_url": "--url", "api_url": "--url"}
 """Options that are not named like their setting."""
 _MOST_DIGITS = 12
 _SHORTEST_TOKEN = 16
@@ -202,6 +202,12 @@ class Settings(BaseSettings):
         None,
         description="tokens of the HTTP API, as `read:TOKEN` or `operate:TOKEN`, separated by spaces or newlines; "
         "former ones are listed too",
+    )
+    api_url: Annotated[str, BeforeValidator(check_api_url)] | None = Field(
+        None, description="address of a running `serve` that `replicator wait` asks; if unset, it asks the registries"
+    )
+    api_token: _Secret | None = Field(
+        None, description="token with which it asks there; if unset, the first of `REPLICATOR_API_TOKENS`"
     )
     concurrency: _Slots = Field(16, description="concurrent copies for events, per process")
     backfill_concurrency: _Slots = Field(32, description="concurrent copies for backfills, per process")

@@ -41,6 +41,10 @@ COMMANDS = {
         "copy",
         "Copy one image now, in the foreground; with the logins of the rules file if there is one, else with Docker's.",
     ),
+    "wait": (
+        "wait",
+        "Wait until every destination of an image names what the source names now, e.g. in a pipeline.",
+    ),
     "explain": ("explain", "Show which rules match an image and where it would be copied; works offline."),
     "schema": ("explain", "Print the JSON schema of the rules file, for completion and validation in editors."),
     "check": (

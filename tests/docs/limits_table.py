@@ -72,6 +72,10 @@ LIMITS = {
         Limit("images that wait for that", "server.api.images.MOST_WAITING", "", "429"),
         Limit("time for that", "server.api.images.ASK_SECONDS", "s", "504"),
         Limit("age of what was seen in place", "server.api.images.KNOWN_SECONDS", "s", "compared again"),
+        Limit("images that one `wait` waits for", "commands.wait.MOST_REFERENCES", "", "refused"),
+        Limit("questions of one `wait` at a time", "commands.wait.ASKED_AT_ONCE", "", "the next one waits"),
+        Limit("time for an answer to it", "server.api.client.ANSWER_SECONDS", "s", "asked again"),
+        Limit("an answer to it", "server.api.client.MAX_ANSWER", "bytes", "asked again"),
     ),
     "Rules in force": (
         Limit(

@@ -52,8 +52,19 @@ def try_out(call: list[str]) -> None:
         pass
 
 
-SCRIPTS = [block for block in OURS if block.language in {"sh", "crontab"}]
-CALLS = [(block, call) for block in SCRIPTS for call in replicator_commands(block.text)]
+def steps(block: Block) -> str:
+    """The shell commands of a block: its own, or those in the steps of a pipeline."""
+    if block.language in {"sh", "crontab"}:
+        return block.text
+    if block.language == "groovy":
+        return "\n".join(re.findall(r"^\s*sh '(.*)'$", block.text, re.MULTILINE))
+    jobs = yaml.safe_load(block.text)
+    found = [job.get("script", []) for job in jobs.values() if isinstance(job, dict)] if isinstance(jobs, dict) else []
+    return "\n".join(line for script in found for line in script)
+
+
+SCRIPTS = [block for block in OURS if block.language in {"sh", "crontab", "groovy", "yaml"} and steps(block)]
+CALLS = [(block, call) for block in SCRIPTS for call in replicator_commands(steps(block))]
 
 
 @pytest.mark.parametrize("block", RULES, ids=str)
@@ -95,12 +106,13 @@ def test_a_wrong_command_line_would_be_found(script: str, calls: list[list[str]]
 
 
 def test_every_kind_of_example_is_looked_at() -> None:
-    known = {"sh", "crontab", "yaml", "json", "text"}
+    known = {"sh", "crontab", "yaml", "json", "text", "groovy"}
+    assert {"groovy", "yaml"} <= {block.language for block in SCRIPTS}, "pipelines"
     assert {block.language for block in OURS} <= known
     assert len(RULES) >= 2
     assert {call[0] for _, call in CALLS} == set(COMMANDS)
     call = re.compile(rf"replicator (?:{'|'.join(COMMANDS)})\b")
-    mentioned = sum(len(call.findall(block.text)) for block in SCRIPTS)
+    mentioned = sum(len(call.findall(steps(block))) for block in SCRIPTS)
     assert len(CALLS) == mentioned > 10
 
 

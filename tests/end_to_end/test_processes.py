@@ -51,6 +51,7 @@ OFFLINE: dict[str, tuple[list[str], int, str]] = {
     "failures": (["--json"], 0, "[]"),
     "history": (["--json"], 0, '"actions": []'),
     "reconcile": (["approve"], 1, "no reconcile waits for an approval"),
+    "wait": (["harbor.example.com/team/app:v1", "--url=http://h"], 2, "REPLICATOR_API_TOKEN"),
     "webhook": (["register"], 2, "no rules file"),
     "notify": (["test"], 2, "REPLICATOR_NOTIFY_URL"),
 }

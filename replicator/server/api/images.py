@@ -61,13 +61,13 @@ class Images:
     """Tells the states of images.
 
     Args:
-        queue: what is on its way, and what was seen.
+        queue: what is on its way, and what was seen; None if nothing of that is known, and the registries tell all.
         copier: compares what nobody has seen.
-        checks: records what a comparison finds in place.
+        checks: records what a comparison finds in place; None to record nothing.
         rules: those in force.
     """
 
-    def __init__(self, queue: Queue, copier: Copier, checks: Observations, rules: Rules) -> None:
+    def __init__(self, queue: Queue | None, copier: Copier, checks: Observations | None, rules: Rules) -> None:
         self._queue = queue
         self._copier = copier
         self._checks = checks
@@ -94,7 +94,8 @@ class Images:
         Args:
             source: the image.
             destination: only this one; None for all.
-            fresh: ask the registries even where memory knows the answer.
+            fresh: ask the registries even where memory knows the answer, or a failure that may be over. What is on its
+                way is still told as that.
 
         Raises:
             QueueUnavailable: Redis does not answer.
@@ -103,30 +104,43 @@ class Images:
         requests = self.requests(source, destination)
         if not requests:
             return Image(source=str(source), state=State.NO_RULE, reason=self.reason(source, destination))
-        known = await look_up(self._queue, [str(each.destination) for each in requests])
-        found: list[_Compared | None] = [
-            self._remembered(request, each, fresh=fresh) for request, each in zip(requests, known, strict=True)
+        known = [KnownDestination()] * len(requests)
+        if self._queue is not None:
+            known = await look_up(self._queue, [str(each.destination) for each in requests])
+        failed = [_refused(request, each) for request, each in zip(requests, known, strict=True)]
+        found = [
+            self._remembered(request, each, refused, fresh=fresh)
+            for request, each, refused in zip(requests, known, failed, strict=True)
         ]
-        unknown = [request for request, each in zip(requests, found, strict=True) if each is None]
-        asked = iter(await self._ask(unknown) if unknown else ())
-        whole = [each if each is not None else next(asked) for each in found]
+        unknown = [number for number, each in enumerate(found) if each is None]
+        try:
+            asked = await self._ask([requests[number] for number in unknown]) if unknown else []
+        except ApiError:
+            if not all(failed[number] for number in unknown):
+                raise
+            # The failure that is known says more.
+            asked = [each for number in unknown if (each := failed[number]) is not None]
+        for number, each in zip(unknown, asked, strict=True):
+            # A failed copy may be in place all the same: somebody copied it by hand.
+            found[number] = failed[number] if each.image.state is State.MISSING and failed[number] else each
+        whole = [each for each in found if each is not None]
         images = [each.image for each in whole]
         state = min((each.state for each in images), key=WORST_FIRST.index)
         digest = next((each.digest for each in whole if each.digest is not None), None)
         return Image(source=str(source), digest=digest, state=state, asked=bool(unknown), images=images)
 
-    def _remembered(self, request: CopyRequest, known: KnownDestination, *, fresh: bool) -> _Compared | None:
+    def _remembered(
+        self, request: CopyRequest, known: KnownDestination, refused: _Compared | None, *, fresh: bool
+    ) -> _Compared | None:
         """Return what the queue and memory know; None where the registries are to be asked."""
         names = {"destination": str(request.destination), "rule": request.rule}
         sources = (str(request.source), request.origin)
-        job, letter = known.job, known.letter
+        job, seen = known.job, known.observed
         if job is not None and job.payload.get("source", sources[0]) in sources:
             return _Compared(_pending(job, names), None)
-        if letter is not None and (letter.payload or {}).get("source", sources[0]) in sources:
-            failure = failure_of(letter.error_class, letter.message, letter.last, letter.tries)
-            return _Compared(ImageAtDestination(**names, state=State.REFUSED, since=letter.last, failure=failure), None)
-        seen = known.observed
-        if fresh or seen is None or job is not None or known.tag.source not in ("", *sources):
+        if fresh or refused is not None:
+            return None if fresh else refused
+        if seen is None or job is not None or known.tag.source not in ("", *sources):
             return None
         return self._seen(request, seen, names)
 
@@ -180,7 +194,7 @@ class Images:
         except SourceNotFound:
             return _Compared(ImageAtDestination(**names, state=State.NO_SOURCE, since=now), None)
         if found.result is Result.UP_TO_DATE:
-            if may_trust(request):
+            if self._checks is not None and may_trust(request):
                 key, owner = selection_key(found.announced, request.options), request.origin
                 owner = "" if request.signature else owner
                 self._checks.record(names["destination"], key, now.timestamp(), owner, found.announced)
@@ -203,8 +217,18 @@ class Images:
         """Return the image that the rule does not let be replaced; None if it may be."""
         if replaced is None or request.overwrite.allows(replaced):
             return None
-        owned = await self._checks.owned([str(request.destination)])
+        owned = await self._checks.owned([str(request.destination)]) if self._checks is not None else None
         return None if owned is None or request.overwrite.allows(replaced, owned[0]) else replaced
+
+
+def _refused(request: CopyRequest, known: KnownDestination) -> _Compared | None:
+    """Return the failure of a copy that failed for good; None without one."""
+    letter, sources = known.letter, (str(request.source), request.origin)
+    if letter is None or (letter.payload or {}).get("source", sources[0]) not in sources:
+        return None
+    failure = failure_of(letter.error_class, letter.message, letter.last, letter.tries)
+    names = {"destination": str(request.destination), "rule": request.rule}
+    return _Compared(ImageAtDestination(**names, state=State.REFUSED, since=letter.last, failure=failure), None)
 
 
 def _pending(job: KnownJob, names: dict[str, str]) -> ImageAtDestination:

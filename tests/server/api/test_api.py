@@ -136,6 +136,19 @@ async def test_a_copy_that_failed_for_good_is_refused_listed_retried_and_dropped
         assert (await site.ask("POST", "/failures/drop", OPERATE, json=unclear)).status_code == 400
 
 
+async def test_fresh_finds_that_a_failed_copy_is_in_place_by_now_and_else_tells_the_failure(site: Site) -> None:
+    await bury(site.queue, FIRST)
+    query = f"?fresh=true&destination={FIRST}"
+    assert (await image(site, query=query)).state is State.REFUSED, "it is missing"
+    site.registries.error = CopyFailed("no answer", ErrorClass.TRANSIENT)
+    assert (await image(site, query=query)).state is State.REFUSED
+    site.registries.error, site.registries.destination = None, ONE
+    assert (await image(site, query=query)).state is State.IN_PLACE
+    assert len(site.registries.asked) == 3
+    assert (await image(site, query=f"?destination={FIRST}")).state is State.REFUSED
+    assert len(site.registries.asked) == 3
+
+
 async def test_an_image_that_no_rule_names_is_told_with_the_reason(site: Site) -> None:
     found = await image(site, f"{HARBOR}/other/app:1")
     assert (found.state, found.images) == (State.NO_RULE, [])
