@@ -6,6 +6,8 @@
 | ``GET /failures`` | read | copies that failed for good, by pages |
 | ``POST /failures/retry``, ``/failures/drop`` | operate | those that were retried or dropped |
 | ``POST /copies`` | operate | 202 and what was queued |
+| ``GET /copies`` | read | copies that ended lately, by pages and filters |
+| ``POST /reconcile`` | operate | 202: a reconcile begins within seconds, or after the one that runs |
 | ``GET /openapi.json`` | none | the OpenAPI document, from the models |
 
 Every error is a problem (RFC 9457): 400, 401, 403, 404 (no token is set), 422 (no rule names it), 429, 502 and 504 (a
@@ -27,13 +29,24 @@ from starlette.routing import Mount, Route
 
 from replicator.errors import AGAIN, ErrorText
 from replicator.logs import LogLimit
-from replicator.queue import DeadLetters, Lane, QueueUnavailable, named, note_action
+from replicator.queue import (
+    DeadLetters,
+    EndedFilter,
+    Lane,
+    QueueUnavailable,
+    named,
+    note_action,
+    read_ended,
+    request_reconcile,
+)
 from replicator.reference import Reference, full_name
 from replicator.replication.enqueue import job_for
 from replicator.server.api.errors import ApiError
-from replicator.server.api.images import Images, class_word, letter_names
+from replicator.server.api.images import Images, class_word, ended_copy, letter_names
 from replicator.server.api.models import (
     MAX_NAMES,
+    Copies,
+    CopiesQuery,
     CopyNow,
     DeadCopy,
     Done,
@@ -42,6 +55,8 @@ from replicator.server.api.models import (
     ImageQuery,
     Queued,
     QueuedCopy,
+    Reconcile,
+    RunningReconcile,
     Selected,
     to_json,
 )
@@ -114,6 +129,8 @@ class Api:
             "retry": self._retry,
             "drop": self._drop,
             "copy": self._copy,
+            "copies": self._copies,
+            "reconcile": self._reconcile,
         }
         routes = [
             Route(each.route, self._endpoint(each, handlers[each.name]), methods=[each.method]) for each in ENDPOINTS
@@ -242,6 +259,22 @@ class Api:
                 for each in requests
             ]
         )
+
+    async def _copies(self, _: Request, query: CopiesQuery, __: None) -> Answer:
+        names = {name: value for name, value in query if name not in ("limit", "cursor", "lane")}
+        wanted = EndedFilter(lane=None if query.lane is None else Lane(query.lane), **names)
+        before = None if query.cursor is None else int(query.cursor)
+        page = await read_ended(self._queue, wanted, before=before, most=query.limit)
+        cursor = None if page.following is None else str(page.following)
+        return Copies(copies=[ended_copy(each) for each in page.jobs], cursor=cursor)
+
+    async def _reconcile(self, request: Request, _: None, __: None) -> Answer:
+        found = await request_reconcile(self._queue, _who(request))
+        running = None
+        if (run := found.running) is not None:
+            progress = run.progress
+            running = RunningReconcile(since=run.since, host=run.host, listed=progress.listed, done=progress.done)
+        return Reconcile(asked=found.is_new, running=running)
 
 
 def _reference(text: str) -> Reference:

@@ -18,14 +18,23 @@ from replicator.replication.advice import explained
 from replicator.replication.transfer import select
 from replicator.rules.request import may_trust
 from replicator.server.api.errors import ApiError
-from replicator.server.api.models import WORST_FIRST, ErrorWord, Failure, Image, ImageAtDestination, Job, State
+from replicator.server.api.models import (
+    WORST_FIRST,
+    EndedCopy,
+    ErrorWord,
+    Failure,
+    Image,
+    ImageAtDestination,
+    Job,
+    State,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from replicator.copy import Copier
     from replicator.errors import ErrorClass
-    from replicator.queue import DeadLetter, Observations, Observed, Queue
+    from replicator.queue import DeadLetter, Ended, Observations, Observed, Queue
     from replicator.reference import Reference
     from replicator.rules import CopyRequest, Rules
 
@@ -254,3 +263,23 @@ def letter_names(letter: DeadLetter) -> tuple[str, str]:
     """Return the source and the rule of a dead letter; empty where they were lost."""
     payload = letter.payload or {}
     return str(payload.get("source", "")), str(payload.get("rule", ""))
+
+
+def ended_copy(job: Ended) -> EndedCopy:
+    """Return a copy that ended."""
+    failure = None if job.error_class is None else failure_of(job.error_class, job.note, job.at, job.tries)
+    return EndedCopy(
+        at=job.at,
+        source=job.source,
+        destination=job.id,
+        rule=job.rule,
+        lane=job.lane.value,
+        result=job.result,
+        note=str(ErrorText.parse(job.note)) if failure is None else "",
+        failure=failure,
+        bytes=max(0, job.bytes),
+        seconds=max(0.0, job.seconds),
+        lag=job.lag,
+        attempts=max(0, job.tries),
+        replaced=job.replaced,
+    )

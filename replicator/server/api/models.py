@@ -168,6 +168,66 @@ class FailuresQuery(Question):
     )
 
 
+class EndedCopy(Answer):
+    """A copy that ended lately."""
+
+    at: Time
+    source: str = Field(description="empty where that was lost, like the rule")
+    destination: str
+    rule: str
+    lane: Literal["events", "backfill"]
+    result: str = Field(
+        description="how it ended, in a word or two: `copied`, `up to date`, `skipped`, `given up`, ..."
+    )
+    note: str = Field("", description="the reason for the result, where that does not say it")
+    failure: Failure | None = Field(None, description="of one that failed for good")
+    bytes: int = Field(ge=0, description="sent")
+    seconds: float = Field(ge=0, description="of the last attempt")
+    lag: float | None = Field(None, description="seconds from the push to the end, where that is known")
+    attempts: int = Field(ge=0)
+    replaced: str = Field("", description="digest that the destination held before, where that was another one")
+
+
+class Copies(Answer):
+    """A page of the copies that ended lately, the newest first."""
+
+    copies: list[EndedCopy]
+    cursor: str | None = Field(None, description="of the next page; null at the end")
+
+
+class CopiesQuery(Question):
+    """Which copies."""
+
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="about how many")] = 100
+    cursor: Annotated[str, Field(max_length=20, pattern="^[0-9]{1,20}$")] | None = Field(
+        None, description="`cursor` of the page before"
+    )
+    source: ReferenceText | None = Field(None, description="only from references that begin so")
+    destination: ReferenceText | None = Field(None, description="only to references that begin so")
+    rule: ReferenceText | None = Field(None, description="only of this rule")
+    lane: Literal["events", "backfill"] | None = Field(None, description="only of this lane")
+    result: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
+        None, description="only with this result"
+    )
+    failed: bool | None = Field(None, description="only those that failed for good, or only the others")
+
+
+class RunningReconcile(Answer):
+    """A reconcile that runs."""
+
+    since: Time
+    host: str
+    listed: int = Field(ge=0, description="tags that are listed so far")
+    done: int = Field(ge=0, description="those of them that are compared")
+
+
+class Reconcile(Answer):
+    """A reconcile that was asked for."""
+
+    asked: bool = Field(description="false if one was asked for already, which has not begun")
+    running: RunningReconcile | None = Field(None, description="the one that runs, after which it begins")
+
+
 class Selected(Question):
     """Which failures: by destination, or all of them."""
 

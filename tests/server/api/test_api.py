@@ -13,7 +13,7 @@ from pydantic import SecretStr, ValidationError
 from replicator.copy import SourceNotFound, selection_key
 from replicator.copy.options import VERBATIM
 from replicator.errors import ErrorClass, ErrorText
-from replicator.queue import Job, Lane, Observations, Queue, Running
+from replicator.queue import Job, Lane, Observations, Queue, Reconciles, ReconcileState, Running
 from replicator.reference import Reference
 from replicator.registry.errors import NotFound
 from replicator.replication.transfer import CopyFailed
@@ -21,6 +21,7 @@ from replicator.server.api.models import Image, State
 from replicator.server.auth import ApiAuth, PageAuth
 from replicator.settings import Settings
 from tests.queue.conftest import PATIENCE, eventually, idle, working
+from tests.queue.test_history import put_entries
 from tests.server.api.conftest import ACR, HARBOR, ONE, OPERATE, OTHER, PASSWORD, READ, served
 
 if TYPE_CHECKING:
@@ -177,6 +178,30 @@ async def test_a_copy_is_queued_now_where_the_rules_say(site: Site) -> None:
     assert (await image(site, query=f"?destination={SECOND}")).state is State.QUEUED
     refused = await site.ask("POST", "/copies", OPERATE, json={"source": f"{HARBOR}/other/app:1"})
     assert refused.status_code == 422
+
+
+async def test_what_ended_lately_is_told_by_pages_and_filters(site: Site) -> None:
+    await put_entries(site.queue, Lane.EVENTS, (1000, FIRST, ""), (2000, SECOND, "permanent"), (3000, FIRST, ""))
+    first = (await site.ask("GET", "/copies?limit=2")).json()
+    assert [each["destination"] for each in first["copies"]] == [FIRST, SECOND]
+    assert first["copies"][0] | {"result": "copied", "attempts": 1, "failure": None} == first["copies"][0]
+    assert (first["copies"][1]["failure"]["class"], first["copies"][1]["note"]) == ("permanent", "")
+    rest = (await site.ask("GET", f"/copies?limit=2&cursor={first['cursor']}")).json()
+    assert ([each["at"] for each in rest["copies"]], rest["cursor"]) == (["1970-01-01T00:00:01.000Z"], None)
+    for query, number in (("failed=true", 1), (f"destination={FIRST}", 2), ("lane=backfill", 0), ("result=skipped", 0)):
+        assert len((await site.ask("GET", f"/copies?{query}")).json()["copies"]) == number, query
+    assert (await site.ask("GET", "/copies?lane=other")).status_code == 400
+
+
+async def test_a_reconcile_is_asked_for_once_however_often_it_is_said(site: Site) -> None:
+    first, again = [await site.ask("POST", "/reconcile", OPERATE) for _ in range(2)]
+    assert (first.status_code, first.json()) == (202, {"asked": True, "running": None})
+    assert again.json() == {"asked": False, "running": None}
+    assert (await ReconcileState.read(site.queue)).is_requested
+    assert (await site.ask("POST", "/reconcile", READ)).status_code == 403
+    assert await Reconciles(site.queue).begin(None) is not None
+    later = (await site.ask("POST", "/reconcile", OPERATE)).json()
+    assert (later["asked"], later["running"]["listed"]) == (True, 0)
 
 
 async def test_a_token_has_a_scope_and_the_login_of_the_page_may_operate(site: Site) -> None:
