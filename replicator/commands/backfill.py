@@ -309,7 +309,8 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
                 try:
                     end_all(outputs)
                 finally:
-                    summary(task.report, out, run=task.run_id if queue is not None and task.follows_copies else "")
+                    run_id = task.run_id if queue is not None and task.follows_copies else ""
+                    summary(task.report, out, causes=display.causes, run=run_id)
         return _exit_code(task.report, strict=request.strict)
     return INTERRUPTED
 

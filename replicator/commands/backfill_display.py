@@ -22,7 +22,8 @@ from rich.text import Text
 from replicator.console import age, confirm, page_rows, plain, printable, say, short
 from replicator.errors import ErrorText
 from replicator.queue import KnownConfig, QueueError
-from replicator.replication.report import MAX_FAILURES, TROUBLE, Report, Row, RowOutcome, SortedRows
+from replicator.queue.causes import Causes
+from replicator.replication.report import TROUBLE, Report, Row, RowOutcome, SortedRows
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
@@ -48,12 +49,17 @@ _ACTIONS = {RowOutcome.WOULD_COPY: "copy", RowOutcome.UP_TO_DATE: "skip", RowOut
 
 
 class Display:
-    """Shows a backfill while it runs: a bar if the console is a terminal, else lines."""
+    """Shows a backfill while it runs: a bar if the console is a terminal, else lines.
+
+    Attributes:
+        causes: of the rows so far that failed or could not be listed.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._drawing = asyncio.Lock()
         self._asking = False
+        self.causes = Causes()
 
     @property
     def is_terminal(self) -> bool:
@@ -74,12 +80,14 @@ class Display:
                 self._asking = False
 
     def row(self, row: Row) -> None:
-        """Print a row at once if it was copied, failed or has a warning."""
+        """Print a row at once if it was copied, failed or has a warning; the whole text of a cause only once."""
         if row.outcome not in (RowOutcome.COPIED, *TROUBLE) and not row.warnings:
             return
         where = f"{row.source}{f' -> {row.destination}' if row.destination else ''}"
         if row.outcome in TROUBLE:
-            what, *more = ErrorText.parse(row.error or "").lines or [""]
+            text = ErrorText.parse(row.error or "")
+            is_new = self.causes.add("", row.error or "", row.source, row.destination).count == 1
+            what, *more = (text.lines if is_new else [text.why or text.what]) or [""]
             say(f"{where}: {what}", self._console, label=str(row.outcome), style="red")
             for line in more:
                 say(line, self._console, indent=2)
@@ -269,23 +277,26 @@ class Plan:
             self._rows.close()
 
 
-def summary(report: Report, console: Console, *, run: str = "") -> None:
-    """Print every failure with its reason, the warnings, the counts, and what is left to do.
+def summary(report: Report, console: Console, *, causes: Causes, run: str = "") -> None:
+    """Print why copies failed, with examples; the warnings, the counts, and what is left to do.
 
     Args:
         report: the result.
         console: where it is printed.
+        causes: of all rows that failed or could not be listed.
         run: the id under which copies that are left can be cancelled; empty if they have none.
     """
-    failures = [row for row in report.failures if row.outcome in TROUBLE]
-    if failures:
+    if causes.total:
         say("", console, label="Failed:", style="red")
-        for row in failures:
-            say(f"{row.source}{f' -> {row.destination}' if row.destination else ''}", console, indent=2)
-            for line in ErrorText.parse(row.error or "").lines:
-                say(line, console, indent=4)
-        if (more := report.troubles - len(failures)) > 0:
-            say(f"and {more} more after the first {MAX_FAILURES}: --report lists them all", console, indent=2)
+    for cause in causes.sorted():
+        if cause.count > 1:
+            say(cause.sentence, console, indent=2)
+        for example in cause.examples:
+            say(str(example), console, indent=2 if cause.count == 1 else 4)
+        if (more := cause.count - len(cause.examples)) > 0:
+            say(f"and {more:,} more: --report lists them all", console, indent=4)
+        for line in cause.text.lines:
+            say(line, console, indent=4)
     for warning in report.warnings:
         say(warning, console, label="Warning:", style="yellow")
     console.print(_counts_table(report))

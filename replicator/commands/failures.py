@@ -161,7 +161,7 @@ def draw_cause(cause: Cause) -> list[Text]:
     times = f"first {local(cause.first)}, last {local(cause.last)}" if cause.first and cause.last else ""
     example = f"e.g. {cause.examples[0]}" if cause.examples else ""
     hints = (f"show: {cause.command()}", f"retry: {cause.command('retry')}")
-    lines = filter(None, (*said, f"{cause.error_class}; {times}", example, *hints))
+    lines = filter(None, (*said, "; ".join(filter(None, (cause.error_class, times))), example, *hints))
     return [Text("", style="bold").append_text(plain(first)), *(Text("  ").append_text(plain(line)) for line in lines)]
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -16,6 +16,7 @@ from replicator.commands.options import Json, RedisUrl, StateDir, run, settings_
 from replicator.console import age, document, error_lines, iso, page, plain, say, stderr
 from replicator.errors import FAILED, OK, ConfigError, ErrorText, Problem
 from replicator.queue import (
+    Causes,
     Lane,
     Pause,
     Queue,
@@ -25,6 +26,7 @@ from replicator.queue import (
     Status,
     approve,
     ownerless,
+    sample_causes,
     system_user,
 )
 from replicator.queue.leaders import SweepState
@@ -36,6 +38,8 @@ _SILENT = "webhooks are switched off in the system settings of this Harbor, so i
 _WATCH_SECONDS = 2.0
 _SHOWN = 20
 """Waiting copies in the table. The counts say how many there are; JSON lists up to a thousand."""
+_CAUSES = 5
+"""Causes of dead letters that are shown; JSON lists all."""
 
 
 def status(
@@ -74,17 +78,26 @@ async def show_status(settings: Settings, *, as_json: bool, every: float | None,
     async with existing_queue(settings) as queue:
         if every is None:
             left = await _left_behind(settings)
-            read = await Status.read(queue)
+            read, causes = await _read(queue)
             if as_json:
-                document(read.to_json() | ({} if left is None else {"left_behind": left.to_json()}), out)
+                document(_json(read, causes) | ({} if left is None else {"left_behind": left.to_json()}), out)
             else:
-                lines = [] if left is None else [Text("", style="yellow").append_text(plain(left.sentence))]
-                page(Group(draw_status(read), *lines), out)
+                lines = [] if left is None else [_yellow(left.sentence)]
+                page(Group(draw_status(read, causes), *lines), out)
         elif out.is_terminal and not as_json:
             await _redraw(queue, every, out)
         else:
             await _repeat(queue, every, out, err, as_json=as_json)
     return OK
+
+
+async def _read(queue: Queue) -> tuple[Status, Causes]:
+    read = await Status.read(queue)
+    return read, await sample_causes(queue) if read.counts.dead else Causes()
+
+
+def _json(status: Status, causes: Causes) -> dict[str, Any]:
+    return status.to_json() | ({"causes": [each.to_json() for each in causes.sorted()]} if causes.total else {})
 
 
 async def _left_behind(settings: Settings) -> LeftBehind | None:
@@ -150,11 +163,16 @@ async def existing_queue(settings: Settings) -> AsyncIterator[Queue]:
         yield queue
 
 
-def draw_status(status: Status) -> RenderableType:
-    """Draw the status as a headline and tables."""
+def draw_status(status: Status, causes: Causes | None = None) -> RenderableType:
+    """Draw the status as a headline and tables.
+
+    Args:
+        status: the status.
+        causes: of its dead letters, or of the first of them; None if they are not known.
+    """
     limits = [Text("limits: ").append_text(plain(text)) for text in status.limits]
     parts: list[RenderableType] = [_head(status), *limits, *draw_pauses(status.pauses), _lanes(status)]
-    parts += _warnings(status)
+    parts += _warnings(status, causes or Causes())
     if status.running:
         parts += [Text(), _running(status)]
     if status.waiting:
@@ -169,12 +187,18 @@ def draw_status(status: Status) -> RenderableType:
     return Group(*parts)
 
 
-def _warnings(status: Status) -> list[Text]:
+def _warnings(status: Status, causes: Causes) -> list[Text]:
     """Draw what needs a person as lines."""
     lines = []
     if dead := status.counts.dead:
         letters = "dead letter" if dead == 1 else "dead letters"
-        lines.append(Text(f"{dead} {letters}: replicator failures lists them", style="red"))
+        lines.append(Text(f"{dead} {letters}: replicator failures shows their causes", style="red"))
+        first = causes.sorted()
+        lines += [Text("  ").append_text(plain(each.sentence)) for each in first[:_CAUSES]]
+        if len(first) > _CAUSES:
+            lines.append(Text(f"  and {len(first) - _CAUSES} more causes"))
+        if first and causes.total < dead:
+            lines.append(Text(f"  (these are the causes of the first {causes.total:,})"))
     for silence in status.silent:
         lines.append(_yellow(silence.sentence))
         if silence.why:
@@ -208,7 +232,7 @@ async def _redraw(queue: Queue, every: float, out: Console) -> None:
     with Live(console=out, screen=True, auto_refresh=False) as live:
         while True:
             try:
-                live.update(draw_status(await Status.read(queue)), refresh=True)
+                live.update(draw_status(*await _read(queue)), refresh=True)
             except QueueUnavailable as error:
                 live.update(plain(str(error)), refresh=True)
             await asyncio.sleep(every)
@@ -217,14 +241,14 @@ async def _redraw(queue: Queue, every: float, out: Console) -> None:
 async def _repeat(queue: Queue, every: float, out: Console, err: Console, *, as_json: bool) -> None:
     while True:
         try:
-            status = await Status.read(queue)
+            status, causes = await _read(queue)
         except QueueUnavailable as error:
             say(str(error), err)
         else:
             if as_json:
-                document(status.to_json(), out, one_line=True)
+                document(_json(status, causes), out, one_line=True)
             else:
-                page(Group(Text(iso(status.taken)), draw_status(status), Text()), out)
+                page(Group(Text(iso(status.taken)), draw_status(status, causes), Text()), out)
         await asyncio.sleep(every)
 
 

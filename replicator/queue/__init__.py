@@ -12,7 +12,7 @@ destinations (``RedisSurveyStore``) and observed there (``Observations``). They 
 from replicator.queue.attempt import Attempt, AttemptEnd, AttemptObserver
 from replicator.queue.best_effort import PushNews
 from replicator.queue.blob_locks import RedisBlobLocks
-from replicator.queue.cause_reader import CauseReader, letters_of, read_letters
+from replicator.queue.cause_reader import CauseReader, letters_of, read_letters, sample_causes
 from replicator.queue.causes import Cause, Causes
 from replicator.queue.client import Queue
 from replicator.queue.configurations import Differing, InForce, KnownConfig, ProcessInfo, ownerless
@@ -194,6 +194,7 @@ __all__ = [
     "read_letters",
     "request_reconcile",
     "resume",
+    "sample_causes",
     "sharing",
     "system_user",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from replicator.queue.causes import Causes
@@ -11,16 +12,18 @@ from replicator.queue.dead_letters import DeadLetter
 from replicator.queue.records import decode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from replicator.queue.causes import Cause
     from replicator.queue.client import Queue
 
+SAMPLE = 2_000
+"""Dead letters that are grouped where an answer may not take long, the oldest first."""
 _REBUILD_PART = 20
 """A reader that has to read everything again does so for a twentieth of the time at most."""
 
 
-async def read_letters(queue: Queue, *, size: int = BATCH, mark: int = 0) -> AsyncIterator[list[DeadLetter]]:
+async def read_letters(queue: Queue, *, size: int = BATCH, mark: int = 0) -> AsyncGenerator[list[DeadLetter], None]:
     """Yield all dead letters in pages, the oldest first; each once, however many there are.
 
     Args:
@@ -91,6 +94,27 @@ class CauseReader:
         while (letters := await self._walk.step(BATCH)) is not None:
             for letter in letters:
                 self._causes.add_letter(letter)
+
+
+async def sample_causes(queue: Queue, *, mark: int = 0, most: int = SAMPLE) -> Causes:
+    """Group the first dead letters by cause, in a time that does not grow with their number.
+
+    Args:
+        queue: whose.
+        mark: see `read_letters`.
+        most: how many are grouped; `SAMPLE` at most.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    causes, most = Causes(), min(most, SAMPLE)
+    async with aclosing(read_letters(queue, mark=mark)) as pages:
+        async for letters in pages:
+            for letter in letters[: most - causes.total]:
+                causes.add_letter(letter)
+            if causes.total >= most:
+                break
+    return causes
 
 
 async def letters_of(queue: Queue, cause: str) -> AsyncIterator[list[DeadLetter]]:

@@ -39,7 +39,7 @@ class Example(NamedTuple):
     destination: str
 
     def __str__(self) -> str:
-        return f"{self.source} -> {self.destination}" if self.source else self.destination
+        return " -> ".join(filter(None, self))
 
 
 @dataclass(frozen=True, slots=True)

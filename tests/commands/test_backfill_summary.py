@@ -7,8 +7,10 @@ import io
 import pytest
 from rich.console import Console
 
-from replicator.commands.backfill_display import Plan, summary
-from replicator.replication.report import MAX_FAILURES, Report, Row, RowOutcome
+from replicator.commands.backfill_display import Display, Plan, summary
+from replicator.errors import ErrorText
+from replicator.queue import Causes
+from replicator.replication.report import Report, Row, RowOutcome
 from tests.docs.pages import ROOT, blocks
 from tests.rules.building import ACR, HARBOR
 
@@ -26,10 +28,10 @@ def paper(width: int | None = None) -> Console:
     return Console(file=io.StringIO(), width=width, force_terminal=width is not None, color_system=None)
 
 
-def summarised(report: Report) -> str:
+def summarised(report: Report, causes: Causes | None = None) -> str:
     console = paper()
     with console.capture() as capture:
-        summary(report, console)
+        summary(report, console, causes=causes or Causes())
     return capture.get()
 
 
@@ -89,7 +91,7 @@ def test_the_summary_says_how_to_delete_what_is_queued_and_what_was_cancelled() 
     report = report_of(Row("a", "b", RowOutcome.QUEUED), Row("a", "c", RowOutcome.CANCELLED), interrupted=True)
     console = paper()
     with console.capture() as capture:
-        summary(report, console, run="backfill-0123")
+        summary(report, console, causes=Causes(), run="backfill-0123")
     assert "replicator queue cancel --run backfill-0123 --lane backfill" in capture.get()
     assert "Cancelled: 1; run the backfill again to copy them" in capture.get()
     assert "queue cancel" not in summarised(report), "copies that nobody follows have no run"
@@ -121,12 +123,32 @@ def test_a_plan_of_any_length_is_printed_sorted() -> None:
     assert planned() == ""
 
 
-def test_failures_without_number_are_told_as_far_as_a_person_reads() -> None:
-    report = report_of(*(Row(f"a:{number}", "b", RowOutcome.FAILED, error="no") for number in range(MAX_FAILURES + 7)))
-    text = summarised(report)
-    assert len(report.failures) == text.count("-> b") == MAX_FAILURES
-    assert "and 7 more after the first 1000: --report lists them all" in text
-    assert "1007  failed" in text
+def denied(number: int) -> Row:
+    name = f"app-{number}"
+    error = ErrorText(
+        f"{ACR}: PUT /v2/closed/{name}/manifests/1.0", "403, the registry says: DENIED", "ask for a right"
+    )
+    return Row(f"{HARBOR}/lib/{name}:1.0", f"{ACR}/closed/{name}:1.0", RowOutcome.FAILED, error=error.stored)
+
+
+def test_copies_that_fail_for_one_reason_are_told_once_with_a_few_examples() -> None:
+    lost = Row(f"{HARBOR}/gone", "", RowOutcome.NOT_LISTED, error="can't be listed: 404")
+    rows = [*map(denied, range(153)), lost]
+    console = paper()
+    with console.capture() as capture:
+        display = Display(console)
+        for row in rows:
+            display.row(row)
+    live = capture.get()
+    assert live.count("ask for a right") == 1, "the whole text once"
+    assert f"failed {HARBOR}/lib/app-152:1.0 -> {ACR}/closed/app-152:1.0: 403, the registry says: DENIED\n" in live
+    text = summarised(report_of(*rows), display.causes)
+    assert f"Failed:\n  153 copies, one reason: {ACR}/closed: 403, the registry says: DENIED\n" in text
+    assert text.count(f" -> {ACR}/closed/") == 5
+    assert "    and 148 more: --report lists them all\n" in text
+    assert text.count("ask for a right") == 1
+    assert f"  {HARBOR}/gone\n    can't be listed: 404\n" in text
+    assert "153  failed" in text
 
 
 def test_the_summary_says_what_was_not_looked_at() -> None:

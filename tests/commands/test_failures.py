@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from replicator import commands
-from replicator.commands.failures import drop_failures, print_causes, print_failures
+from replicator.commands.failures import draw_cause, drop_failures, print_causes, print_failures
+from replicator.commands.status import show_status
 from replicator.errors import FAILED, OK, ErrorClass, ReplicatorError
-from replicator.queue import CauseReader
+from replicator.queue import CauseReader, Causes, sample_causes
 from replicator.settings import Settings
 from tests.queue.conftest import prefix, queue, server, short_dir
 from tests.queue.test_causes import bury, letter
@@ -48,6 +49,37 @@ async def test_a_cause_is_one_entry_and_its_copies_are_listed_and_dropped_by_its
     assert len(json.loads(paper.getvalue())["dropped"]) == 40
     assert (await queue.counts()).dead == 1
     assert await drop_failures(settings, None, cause=cause, out=out, err=out) == FAILED
+
+
+def test_at_a_terminal_a_cause_is_a_few_lines_with_what_to_do_and_the_commands_for_it() -> None:
+    causes = Causes()
+    for number in range(2):
+        causes.add_letter(letter(number))
+    cause = causes.sorted()[0]
+    lines = [line.plain for line in draw_cause(cause)]
+    assert lines[0] == cause.sentence
+    assert lines[0].startswith("2 copies, one reason: ")
+    assert not [line for line in lines[1:] if line.strip() in lines[0]], "nothing twice"
+    assert any(line.startswith("  permanent; first ") and ", last " in line for line in lines)
+    assert lines[-3:] == [
+        f"  e.g. {cause.examples[0]}",
+        f"  show: replicator failures --cause {cause.id}",
+        f"  retry: replicator failures retry --cause {cause.id}",
+    ]
+    undated = Causes().add("", "a\x1b[2J", "", "r.example/b:1")
+    assert [line.plain for line in draw_cause(undated)][:2] == ["1 copy: r.example: a [2J", "  e.g. r.example/b:1"]
+
+
+async def test_status_tells_the_causes_of_dead_letters(queue: Queue, server: RedisServer, prefix: str) -> None:
+    settings = Settings(redis_url=server.url, redis_prefix=prefix)
+    await bury(queue, prefix, *(letter(number) for number in range(7)), letter(99, "quota"))
+    paper = io.StringIO()
+    out = Console(file=paper, width=600, color_system=None)
+    assert await show_status(settings, as_json=True, every=None, out=out, err=out) == OK
+    told = json.loads(paper.getvalue())
+    assert [cause["count"] for cause in told["causes"]] == [7, 1]
+    assert told["dead"] == 8
+    assert (await sample_causes(queue, most=5)).total == 5
 
 
 def test_with_json_an_error_is_an_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

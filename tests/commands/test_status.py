@@ -15,6 +15,7 @@ from replicator.commands.status import draw_status
 from replicator.console import age, document, iso, page, plain
 from replicator.errors import ErrorClass
 from replicator.queue import (
+    Causes,
     Counts,
     DeadLetter,
     Differing,
@@ -177,6 +178,25 @@ def test_everything_about_the_queue_is_in_the_tables() -> None:
     ):
         assert part in shown, part
     assert "no worker runs" in printed(status(workers=0))
+
+
+def test_dead_letters_are_told_by_cause_with_a_line_each() -> None:
+    causes = Causes()
+    for number in range(3):
+        causes.add(
+            "permanent", f"r.example said\nword {chr(97 + number)} of its own", "", f"r.example/team/app{number}:v1"
+        )
+    shown = printed(draw_status(status(), causes), width=200)
+    assert "4 dead letters: replicator failures shows their causes\n" in shown
+    assert "  1 copy: r.example/team: word b of its own\n" in shown
+    assert "  (these are the causes of the first 3)\n" in shown
+    for number in range(3, 9):
+        causes.add(
+            "permanent", f"r.example said\nword {chr(97 + number)} of its own", "", f"r.example/team/app{number}:v1"
+        )
+    shown = printed(draw_status(status(), causes), width=200)
+    assert shown.count("of its own") == 5
+    assert "  and 4 more causes\n" in shown
 
 
 def test_a_lane_with_queued_copies_that_no_worker_serves_is_named() -> None:

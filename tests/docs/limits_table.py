@@ -254,6 +254,12 @@ LIMITS = {
         Limit("failures of a reconcile that are shown", "replication.reconciler._NAMED_FAILURES", "", "counted"),
         Limit("images remembered, a process", "copy.selection._MAX_ENTRIES", "", "the oldest are forgotten"),
         Limit(
+            "dead letters that `status` and a notification group by cause",
+            "queue.cause_reader.SAMPLE",
+            "",
+            "the newest are only counted",
+        ),
+        Limit(
             "dead letters that one backfill or reconcile checks",
             "queue.dead_letters.MOST_WATCHED",
             "",

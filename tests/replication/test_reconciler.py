@@ -20,6 +20,7 @@ from replicator.commands.backfill_display import summary
 from replicator.console import short
 from replicator.copy import Comparison, Copier, Result
 from replicator.queue import (
+    Causes,
     Findings,
     Lane,
     Observations,
@@ -108,7 +109,7 @@ def test_the_numbers_of_every_run_add_up_wherever_they_are_told(
     rows = [row["outcome"] for row in json.loads(file.read_text())]
     assert len(rows) - rows.count("not listed") == found.listed == report.ended
     console = Console(file=io.StringIO(), width=200)
-    summary(report, console)
+    summary(report, console, causes=Causes())
     written = console.file.getvalue().rpartition("  listed")  # type: ignore[attr-defined]  # it is a StringIO
     table = [line.split() for line in written[2].splitlines()]
     assert int(written[0].split()[-1]) == sum(int(words[0]) for words in table if words and words[0].isdecimal())

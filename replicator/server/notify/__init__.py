@@ -121,7 +121,7 @@ class Notifier:
         if leadership is None:
             return
         before = NotifyState.load(leadership.told)
-        snapshot = await take_snapshot(self._queue, self._notices, leadership, before.mark)
+        snapshot = await take_snapshot(self._queue, self._notices, leadership, before, self._timing)
         state, messages = decide(before, snapshot, self._timing)
         state = replace(state, pending=self._sender.with_new(state.pending, messages, snapshot.now))
         # Stored before it is sent: a process that has lost its lease fails here, and sends nothing.

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from replicator.console import age
-from replicator.queue import Lane, ReconcileState, list_pauses, list_public_copies, list_waits
+from replicator.queue import Causes, Lane, ReconcileState, list_pauses, list_public_copies, list_waits, sample_causes
 from replicator.queue.leaders import LostImages
 from replicator.replication.advice import close_to_anyone, public_copies
 from replicator.server.notify.message import (
+    RECOVERED,
     Example,
     Lateness,
     Message,
@@ -23,8 +24,8 @@ from replicator.server.notify.message import (
     NotifyTiming,
     Occasion,
     Reported,
+    cause_example,
     configuration_example,
-    dead_example,
     waiting_example,
 )
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from replicator.queue import (
+        Cause,
         Complaint,
         KeySilence,
         Leadership,
@@ -47,18 +49,12 @@ EXAMPLES = 5
 """Examples in a message at most."""
 _MAX_WAITING = 1000
 """Copies waiting for a retry that are looked at; the queue may hold more."""
+_RETRY_ALL = "replicator failures retry --all"
 _CHECK = "Run replicator check: it tests every host, login and permission, and says what to do."
 _APPROVE = (
     "This is normal once after image-syncer, which rewrites indexes. Otherwise check the rules and Harbor first.",
     "To replace them once: replicator reconcile approve, or the button on the status page.",
 )
-_RECOVERED = {
-    Occasion.DEAD_LETTERS: "replicator: recovered: no dead letters left",
-    Occasion.LAG: "replicator: recovered: copies are on time again",
-    Occasion.RECONCILE: "replicator: recovered: the last reconcile compared everything",
-    Occasion.PUBLIC: "replicator: recovered: no private image is public at its destination",
-    Occasion.CONFIGURATION: "replicator: recovered: the current configuration is in use everywhere",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +64,7 @@ class Snapshot:
     Attributes:
         now: milliseconds since 1970 by Redis's clock.
         dead_letters: their number, and the unreported ones.
+        causes: of the unreported dead letters, the largest first; empty while they are not to be reported.
         lateness: of copies for events.
         reconcile: how the last one ended; None if that is unknown.
         complaints: from processes that refused a changed configuration.
@@ -84,24 +81,33 @@ class Snapshot:
     silent: tuple[KeySilence, ...] = ()
     lost: LostImages | None = None
     public: tuple[PublicCopy, ...] = ()
+    causes: tuple[Cause, ...] = ()
 
 
-async def take_snapshot(queue: Queue, notices: Notices, leadership: Leadership, mark: int) -> Snapshot:
+async def take_snapshot(
+    queue: Queue, notices: Notices, leadership: Leadership, before: NotifyState, timing: NotifyTiming
+) -> Snapshot:
     """Read the queue, in a few commands whose number does not depend on its length.
 
     Args:
         queue: the queue.
         notices: of the same queue.
         leadership: of this process.
-        mark: of the newest dead letter that was reported.
+        before: what was reported.
+        timing: when dead letters are reported; only then their causes are read.
 
     Raises:
         QueueUnavailable: Redis does not answer.
     """
     silent = await list_waits(queue)
+    dead = await notices.new_dead_letters(before.mark, EXAMPLES)
+    due = dead.newer > 0 and before.reports_dead_letters(leadership.now, timing)
+    # Those that die meanwhile are in the next report.
+    causes = await sample_causes(queue, mark=before.mark, most=dead.newer) if due else Causes()
     return Snapshot(
         now=leadership.now,
-        dead_letters=await notices.new_dead_letters(mark, EXAMPLES),
+        dead_letters=dead,
+        causes=tuple(causes.sorted()),
         lateness=await _lateness(queue, leadership.now, frozenset(each.key for each in silent)),
         reconcile=(await ReconcileState.read(queue)).last,
         complaints=leadership.complaints,
@@ -172,7 +178,7 @@ class _Decision:
 
     def dead_letters(self) -> None:
         """Report new dead letters, those of a minute together, and when none is left."""
-        letters = self._snapshot.dead_letters
+        letters, causes = self._snapshot.dead_letters, self._snapshot.causes
         if not letters.dead:
             self.state = replace(self.state, mark=letters.mark, gathering=None)
             self._recovered(Occasion.DEAD_LETTERS)
@@ -183,21 +189,22 @@ class _Decision:
         # min(): a clock that was set back must not make the gathering longer.
         gathering = self._now if self.state.gathering is None else min(self.state.gathering, self._now)
         self.state = replace(self.state, gathering=gathering)
-        if self._now - gathering < self._timing.gather * 1000 or self._reported_lately(Occasion.DEAD_LETTERS):
+        if not self.state.reports_dead_letters(self._now, self._timing):
             return
         since = min((int(letter.last.timestamp() * 1000) for letter in letters.first), default=gathering)
         copies = "1 copy failed and is" if letters.newer == 1 else f"{letters.newer} copies failed and are"
+        one = ", for one reason" if len(causes) == 1 and causes[0].count == letters.newer > 1 else ""
         total = "" if letters.dead == letters.newer else f" ({letters.dead} dead letters in total)"
         self._send(
             Occasion.DEAD_LETTERS,
             MessageState.TROUBLE,
-            f"replicator: {copies} not retried automatically{total}",
+            f"replicator: {copies} not retried automatically{one}{total}",
             since=since,
             count=letters.newer,
-            examples=tuple(dead_example(letter) for letter in letters.first),
+            examples=tuple(map(cause_example, causes[:EXAMPLES])),
             advice=(
-                "Run replicator failures to see all of them, with their reasons.",
-                "Once the cause is fixed, run replicator failures retry --all",
+                "Run replicator failures to see all of them, by cause.",
+                f"Once the cause is fixed, run {causes[0].command('retry') if one else _RETRY_ALL}",
             ),
         )
         self.state = replace(self.state, mark=letters.mark, gathering=None)
@@ -375,7 +382,7 @@ class _Decision:
         last = self.state.reported.get(occasion)
         if last is None or last.mark is None:
             return
-        self._send(occasion, MessageState.RECOVERED, title or _RECOVERED[occasion], since=last.since)
+        self._send(occasion, MessageState.RECOVERED, title or RECOVERED[occasion], since=last.since)
         self._remember(occasion, replace(last, mark=None))
 
     def _began(self, occasion: Occasion, since: int) -> int:
@@ -384,9 +391,7 @@ class _Decision:
         return last.since if last is not None and last.mark is not None else since
 
     def _reported_lately(self, occasion: Occasion) -> bool:
-        last = self.state.reported.get(occasion)
-        # A clock that was set back must not silence us for longer than one pause.
-        return last is not None and 0 <= self._now - last.at < self._timing.pause * 1000
+        return self.state.reported_lately(occasion, self._now, self._timing)
 
     def _remember(self, occasion: Occasion, reported: Reported) -> None:
         self.state = replace(self.state, reported={**self.state.reported, occasion: reported})

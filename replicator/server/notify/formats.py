@@ -116,6 +116,7 @@ def document(message: Message, origin: Origin, text: str) -> dict[str, Any]:
                 "subject": bounded_line(each.subject, _MAX_FIELD),
                 "reason": bounded_line(str(ErrorText.parse(each.reason)), _MAX_FIELD),
                 **error_fields(each.reason),
+                "count": each.count,
             }
             for each in message.examples[:_MAX_EXAMPLES]
         ],
@@ -201,7 +202,7 @@ def lines_of(message: Message, origin: Origin, limit: int, escape: Callable[[str
             break
         room -= _size(parts)
         lines += parts
-        shown += 1
+        shown += example.count
     more = (message.count or 0) - shown
     if message.examples and more > 0:
         lines.append(f"and {more} more" if shown else f"{more} in total")

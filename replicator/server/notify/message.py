@@ -17,7 +17,7 @@ from replicator.errors import ErrorText, bounded_line
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-    from replicator.queue import Complaint, DeadLetter, WaitingJob
+    from replicator.queue import Cause, Complaint, WaitingJob
 
 _MAX_CHARACTERS = 1000
 _MAX_PART = 400
@@ -49,6 +49,16 @@ class Occasion(StrEnum):
     """``replicator notify test``."""
 
 
+RECOVERED = {
+    Occasion.DEAD_LETTERS: "replicator: recovered: no dead letters left",
+    Occasion.LAG: "replicator: recovered: copies are on time again",
+    Occasion.RECONCILE: "replicator: recovered: the last reconcile compared everything",
+    Occasion.PUBLIC: "replicator: recovered: no private image is public at its destination",
+    Occasion.CONFIGURATION: "replicator: recovered: the current configuration is in use everywhere",
+}
+"""Titles of the messages that a problem is over."""
+
+
 class MessageState(StrEnum):
     """What a message says about its occasion."""
 
@@ -66,15 +76,17 @@ class Example:
     Attributes:
         subject: its name.
         reason: as `replicator.errors.ErrorText.stored`.
+        count: how many things of the message have this reason.
     """
 
     subject: str
     reason: str
+    count: int = 1
 
     @classmethod
-    def of(cls, subject: str, reason: str) -> Example:
+    def of(cls, subject: str, reason: str, count: int = 1) -> Example:
         """Make one of bounded size, from any text."""
-        return cls(bounded_line(subject, _MAX_CHARACTERS), ErrorText.parse(reason).bounded(_MAX_PART).stored)
+        return cls(bounded_line(subject, _MAX_CHARACTERS), ErrorText.parse(reason).bounded(_MAX_PART).stored, count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +172,17 @@ class NotifyState:
     reported: dict[Occasion, Reported]
     pending: tuple[PendingMessage, ...]
 
+    def reported_lately(self, occasion: Occasion, now: int, timing: NotifyTiming) -> bool:
+        """Tell whether a problem of this kind was reported so recently that another one has to wait."""
+        last = self.reported.get(occasion)
+        # A clock that was set back must not silence us for longer than one pause.
+        return last is not None and 0 <= now - last.at < timing.pause * 1000
+
+    def reports_dead_letters(self, now: int, timing: NotifyTiming) -> bool:
+        """Tell whether new dead letters, if there are any, have been gathered for long enough to be reported."""
+        gathering = now if self.gathering is None else min(self.gathering, now)
+        return now - gathering >= timing.gather * 1000 and not self.reported_lately(Occasion.DEAD_LETTERS, now, timing)
+
     def dump(self) -> bytes:
         """Return it as JSON."""
         stored = {_KEYS[name]: value for name, value in asdict(self).items()}
@@ -239,11 +262,12 @@ def waiting_example(job: WaitingJob) -> Example:
     return Example.of(job.id, f"{job.error_class}, {attempts}: {job.message}")
 
 
-def dead_example(letter: DeadLetter) -> Example:
-    """Name a dead letter, with its reason."""
-    source = (letter.payload or {}).get("source")
-    subject = f"{source} -> {letter.id}" if isinstance(source, str) else letter.id
-    return Example.of(subject, f"{letter.error_class}: {letter.message}")
+def cause_example(cause: Cause) -> Example:
+    """Name the first dead letter of a cause and how many more have it, with its reason."""
+    subject = str(cause.examples[0]) if cause.examples else cause.where
+    if cause.count > 1:
+        subject = f"{cause.count:,} copies, one reason, e.g. {subject}"
+    return Example.of(subject, f"{cause.error_class}: {cause.text.stored}", cause.count)
 
 
 def configuration_example(error: str, complaints: tuple[Complaint, ...]) -> Example:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from replicator.errors import ErrorClass
 from replicator.queue import (
+    Cause,
+    Causes,
     Complaint,
     DeadLetter,
     Failure,
@@ -25,6 +27,7 @@ from replicator.queue import (
 )
 from replicator.queue.leaders import LostImages
 from replicator.server.notify.decide import Snapshot, decide
+from replicator.server.notify.formats import lines_of
 from replicator.server.notify.message import (
     EMPTY,
     Example,
@@ -34,6 +37,7 @@ from replicator.server.notify.message import (
     NotifyState,
     NotifyTiming,
     Occasion,
+    Origin,
     PendingMessage,
     Reported,
 )
@@ -56,6 +60,15 @@ def letters(number: int) -> tuple[DeadLetter, ...]:
 def dead(number: int, newer: int | None = None, mark: int = 0) -> NewDeadLetters:
     newer = number if newer is None else newer
     return NewDeadLetters(number, newer, mark or number, letters(min(newer, 5)))
+
+
+def causes(number: int, *others: str) -> tuple[Cause, ...]:
+    found = Causes()
+    for letter in letters(number):
+        found.add_letter(letter)
+    for why in others:
+        found.add("transient", why, "h/b:v1", "acr/b:v1")
+    return tuple(found.sorted())
 
 
 def reconciled(findings: Findings, hours: float = 0) -> ReconcileResult:
@@ -144,14 +157,26 @@ def test_ten_dead_letters_within_a_minute_are_one_message_with_the_first_few() -
     report = Reports()
     for second in range(0, 60, 5):
         assert report(at(second, dead_letters=dead(min(10, 1 + second)))) == []
-    (message,) = report(at(60, dead_letters=dead(10)))
-    assert message.title == "replicator: 10 copies failed and are not retried automatically"
+    (message,) = report(at(60, dead_letters=dead(10), causes=causes(10)))
+    assert message.title == "replicator: 10 copies failed and are not retried automatically, for one reason"
     assert (message.state, message.count, message.since) == (MessageState.TROUBLE, 10, NOW)
-    assert len(message.examples) == 5
-    assert message.examples[0] == Example("h/a:v0 -> acr/a:v0", "permanent: denied")
-    assert any("replicator failures retry" in each for each in message.advice)
+    one = Example("10 copies, one reason, e.g. h/a:v0 -> acr/a:v0", "permanent: denied", 10)
+    assert message.examples == (one,)
+    assert any(f"replicator failures retry --cause {causes(10)[0].id}" in each for each in message.advice)
     # They stay for a week without another report.
     assert [report(at(3600 * hour, dead_letters=dead(10, newer=0))) for hour in range(1, 168)] == [[]] * 167
+
+
+def test_dead_letters_of_several_causes_are_told_with_one_example_of_each() -> None:
+    report = Reports()
+    report(at(0, dead_letters=dead(9)))
+    (message,) = report(at(60, dead_letters=dead(9), causes=causes(2, *(f"reason {word}" for word in "abcdefg"))))
+    assert message.title == "replicator: 9 copies failed and are not retried automatically"
+    assert [each.count for each in message.examples] == [2, 1, 1, 1, 1]
+    assert any(each.subject == "h/b:v1 -> acr/b:v1" for each in message.examples)
+    assert any("retry --all" in each for each in message.advice)
+    lines = lines_of(message, Origin("here"), 6000)
+    assert "and 3 more" in lines, "an example of two copies counts twice"
 
 
 def test_dead_letters_soon_after_a_report_wait_and_are_reported_together() -> None:
@@ -301,7 +326,7 @@ def test_the_stored_form_is_the_one_that_other_versions_read_and_unknown_fields_
                     "at": 5,
                     "since": None,
                     "count": None,
-                    "examples": [{"subject": "a", "reason": "no n"}],
+                    "examples": [{"subject": "a", "reason": "no n", "count": 1}],
                     "advice": ["wait"],
                 },
                 "until": 9,
@@ -313,6 +338,8 @@ def test_the_stored_form_is_the_one_that_other_versions_read_and_unknown_fields_
     assert state.dump() == json.dumps(stored).encode()
     newer = {**stored, "told": {"lag": {"mark": "late", "since": 1, "at": 2, "newer": 1}}, "newer": 1}
     assert NotifyState.load(json.dumps(newer).encode()) == state
+    older = json.dumps(stored).replace(', "count": 1', "")
+    assert NotifyState.load(older.encode()) == state
 
 
 def test_pending_messages_are_remembered() -> None:

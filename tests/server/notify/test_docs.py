@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 
+from replicator.errors import ErrorText
 from replicator.networks import parse_receivers
+from replicator.queue import Causes
 from replicator.server.notify.formats import document, lines_of
-from replicator.server.notify.message import Example, Message, MessageState, NotifyTiming, Occasion
+from replicator.server.notify.message import Message, MessageState, NotifyTiming, Occasion, cause_example
 from replicator.server.notify.sending import MAX_PENDING, SECONDS
 from replicator.settings import Settings
 from tests.docs.pages import ROOT, blocks
@@ -15,23 +17,31 @@ from tests.server.notify.conftest import NOW, ORIGIN
 
 PAGE = ROOT / "docs" / "notifications.md"
 TEXT = PAGE.read_text()
+_CAUSES = Causes()
+for _name in ("app", "web", "db"):
+    _DENIED = ErrorText(
+        f"registry.cn-beijing.aliyuncs.com: PUT /v2/team-mirror/{_name}/manifests/v1",
+        "403, the registry says: DENIED: requested access to the resource is denied",
+        "check the namespace, the login and its permissions",
+    )
+    _SOURCE, _DESTINATION = (
+        f"harbor.example.com/team/{_name}:v1",
+        f"registry.cn-beijing.aliyuncs.com/team-mirror/{_name}:v1",
+    )
+    _CAUSES.add("permanent", _DENIED.stored, _SOURCE, _DESTINATION)
+(CAUSE,) = _CAUSES.sorted()
 SHOWN = Message(
     id="5f0c6a1e9d3b4c7f8a2e1d0c9b8a7f6e",
     occasion=Occasion.DEAD_LETTERS,
     state=MessageState.TROUBLE,
-    title="replicator: 3 copies failed and are not retried automatically",
+    title="replicator: 3 copies failed and are not retried automatically, for one reason",
     at=NOW + 360_000,
     since=NOW + 300_000,
     count=3,
-    examples=(
-        Example(
-            "harbor.example.com/team/app:v1 -> registry.cn-beijing.aliyuncs.com/team-mirror/app:v1",
-            "permanent: denied",
-        ),
-    ),
+    examples=(cause_example(CAUSE),),
     advice=(
-        "Run replicator failures to see all of them, with their reasons.",
-        "Once the cause is fixed, run replicator failures retry --all",
+        "Run replicator failures to see all of them, by cause.",
+        f"Once the cause is fixed, run {CAUSE.command('retry')}",
     ),
 )
 

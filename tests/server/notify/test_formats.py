@@ -134,7 +134,7 @@ def test_the_document_for_programs_has_everything() -> None:
         "at": "2026-01-01T00:00:00.000Z",
         "since": "2025-12-31T23:55:00.000Z",
         "count": 1,
-        "examples": [{"subject": "h/a:v1", "reason": "denied", "what": "denied", "why": "", "do": ""}],
+        "examples": [{"subject": "h/a:v1", "reason": "denied", "what": "denied", "why": "", "do": "", "count": 1}],
         "advice": ["Once the cause is fixed, run replicator failures retry --all"],
         "installation": "replicator.example.com",
         "status_page": "https://replicator.example.com/",
