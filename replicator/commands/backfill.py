@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,18 +29,21 @@ from replicator.commands.options import (
     RedisUrl,
     Registry,
     StateDir,
+    contradictions,
+    parse_rates,
     platforms_of,
     rules_of,
     run,
     settings_of,
     signing_key,
 )
-from replicator.console import say, stderr
+from replicator.console import record, say, stderr
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
 from replicator.queue import InForce, Lane, LoadedConfig, Queue, QueueError, Worker, announced, list_pauses
 from replicator.replication.attestation import AttestationFile, Facts, is_whole
 from replicator.replication.backfill import Backfill
 from replicator.replication.enqueue import BackfillOptions, ReplaceLimit
+from replicator.replication.forecast import Forecast
 from replicator.replication.job import Handler
 from replicator.replication.listing import Listing
 from replicator.replication.publicity import open_publicity
@@ -155,6 +158,13 @@ def backfill(
         int, typer.Option("--retries", "-r", min=0, max=1000, metavar="NUMBER", help="Retries of a failing copy.")
     ] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be copied.")] = False,
+    forecast: Annotated[
+        bool, typer.Option("--forecast", help="With --dry-run: tell the bytes, requests and time that the run takes.")
+    ] = False,
+    rate: Annotated[
+        str | None,
+        typer.Option(metavar="RATE", help="Rate for --forecast, e.g. 40Mbit/s or 5MB/s (REPLICATOR_BANDWIDTH)."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before replacing many existing images.")] = False,
     report: Annotated[
         Path | None,
@@ -191,16 +201,20 @@ def backfill(
     log_format: LogFormat = None,
 ) -> None:
     """Copy all existing tags that match the rules, and report each result."""
-    problems = _contradictions(
+    problems = contradictions(
+        _EXCLUSIVE,
         {"--detach": detach, "--dry-run": dry_run, "--fast": fast, "--force": force, "--attest": attest is not None},
         {
             "--report-format": (report_format, "--report", report),
             "--within": (within, "--fast", fast or None),
             "--attest": (attest, "--key", key),
             "--key": (key, "--attest", attest),
+            "--forecast": (forecast or None, "--dry-run", dry_run or None),
+            "--rate": (rate, "--forecast", forecast or None),
         },
     )
     moment, trust = _parse_times(since, within or _WITHIN, problems)
+    rates = parse_rates("--rate", rate, problems)
     if problems:
         raise ConfigError("command line", problems)
     # The progress is enough on stderr, unless more is asked for.
@@ -213,6 +227,7 @@ def backfill(
         detach=detach,
         since=moment,
         trust=trust if fast else None,
+        forecast=Forecast(rates or settings.upload_limits) if forecast else None,
     )
     outputs: list[Output] = []
     if report is not None:
@@ -255,6 +270,8 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
         QueueError: the queue accepts nothing.
     """
     settings, rules, outputs = request.settings, request.rules, list(request.outputs)
+    forecast = request.options.forecast
+    observer = forecast.observer() if forecast is not None else None
     for output in outputs:
         output.check()
     display = Display(err)
@@ -270,7 +287,7 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
         async with contextlib.AsyncExitStack() as stack:
             queue = None if request.dry_run else await stack.enter_async_context(open_queue(settings))
             registries, copier = await stack.enter_async_context(
-                open_registries(settings, access_by(rules.credentials))
+                open_registries(settings, access_by(rules.credentials), observer=observer)
                 if queue is None
                 else open_copier(settings, rules, queue)
             )
@@ -311,6 +328,8 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
                 finally:
                     run_id = task.run_id if queue is not None and task.follows_copies else ""
                     summary(task.report, out, causes=display.causes, run=run_id)
+                    if forecast is not None:
+                        record(forecast.facts(listing.quota), out)
         return _exit_code(task.report, strict=request.strict)
     return INTERRUPTED
 
@@ -321,26 +340,6 @@ def _limit(request: BackfillRequest, display: Display) -> ReplaceLimit | None:
     if most is None or request.yes or not (sys.stdin is not None and sys.stdin.isatty() and display.is_terminal):
         return None
     return ReplaceLimit(most, ask=display.ask)
-
-
-def _contradictions(given: Mapping[str, bool], needing: Mapping[str, tuple[object, str, object]]) -> list[Problem]:
-    """Find options that can't be combined.
-
-    Args:
-        given: flags, and whether each is set.
-        needing: options with their value, the option that each requires, and the value of that.
-    """
-    problems = [
-        Problem(one, f"can't be combined with {other}, {why}")
-        for one, other, why in _EXCLUSIVE
-        if given[one] and given[other]
-    ]
-    problems += [
-        Problem(option, f"requires {required}")
-        for option, (value, required, other) in needing.items()
-        if value is not None and other is None
-    ]
-    return problems
 
 
 def _parse_times(since: str | None, within: str, problems: list[Problem]) -> tuple[datetime | None, float]:

@@ -22,10 +22,11 @@ from replicator.reference import HUB, Platform, Reference, full_host, full_name
 from replicator.settings import Settings, load_settings, unknown_variables, variables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from replicator.replication.signing import SigningKey
     from replicator.rules import Rules
+    from replicator.timetable import HostTimetables
 
 T = TypeVar("T")
 
@@ -238,3 +239,39 @@ def items(option: str, lists: Sequence[str] | None) -> list[str]:
             message = f"{item[:100]!r} is no name: write names with commas, e.g. linux,windows or amd64,arm64:v8"
             raise ConfigError("command line", [Problem(option, message)])
     return items
+
+
+def contradictions(
+    exclusive: Iterable[tuple[str, str, str]],
+    given: Mapping[str, bool],
+    needing: Mapping[str, tuple[object, str, object]],
+) -> list[Problem]:
+    """Find options that can't be combined.
+
+    Args:
+        exclusive: pairs of flags that can't be combined, each with the reason.
+        given: flags, and whether each is set.
+        needing: options with their value, the option that each requires, and the value of that.
+    """
+    problems = [
+        Problem(one, f"can't be combined with {other}, {why}")
+        for one, other, why in exclusive
+        if given[one] and given[other]
+    ]
+    problems += [
+        Problem(option, f"requires {required}")
+        for option, (value, required, other) in needing.items()
+        if value is not None and other is None
+    ]
+    return problems
+
+
+def parse_rates(option: str, text: str | None, problems: list[Problem]) -> HostTimetables | None:
+    """Parse bytes a second, and add what can't be parsed to the problems; None where no text is given."""
+    from replicator.timetable import parse_bandwidth
+
+    try:
+        return parse_bandwidth(text) if text is not None else None
+    except ValueError as error:
+        problems.append(Problem(option, str(error)))
+        return None

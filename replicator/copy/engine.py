@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from replicator.copy.blobs import BlobCopier
 from replicator.copy.compare import Comparison, compare, compare_listed, compare_read, read_root, signatures_held
 from replicator.copy.context import CopyContext, Outcome, Result
-from replicator.copy.ledger import Ledger, NoBlobLocks, RefusedKinds, TagLocks
+from replicator.copy.ledger import LARGE, SMALL, Ledger, NoBlobLocks, RefusedKinds, TagLocks
 from replicator.copy.options import EVERYTHING, VERBATIM, Overwrite, selection_key
 from replicator.copy.push import KindRefused, Pusher
 from replicator.copy.selection import Selection, SelectionCache, select
@@ -21,11 +21,11 @@ from replicator.registry.kinds import artifact_kind, deciding_type
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Iterable
 
-    from replicator.copy.ledger import BlobLocks, SelectionStore
+    from replicator.copy.ledger import Allowance, BlobLocks, SelectionStore
     from replicator.copy.options import Accessories, CopyOptions
     from replicator.copy.survey import Neighbours
     from replicator.reference import Reference, Repository
-    from replicator.registry import Manifest, Registries
+    from replicator.registry import Descriptor, Manifest, Registries
 
 
 class Copier:
@@ -128,6 +128,34 @@ class Copier:
         target = self.registries.destination(destination)
         held = await signatures_held(target, accessories.subject, accessories.digests)
         return held.issuperset(accessories.digests)
+
+    async def find_blob(
+        self, destination: Repository, blob: Descriptor, *, worth: int, allowance: Allowance
+    ) -> str | None:
+        """Look for a blob as `copy` does before it sends one; nothing is written.
+
+        Args:
+            destination: the repository that needs it.
+            blob: the blob.
+            worth: bytes of its image that would be sent otherwise, without small blobs.
+            allowance: what the searches for all blobs of the image may cost.
+
+        Returns:
+            The name of the repository that has it, which may be another one that it can be mounted from; None to send
+            it.
+
+        Raises:
+            RegistryError: the destination gave no usable answer.
+        """
+        target = self.registries.destination(destination)
+        if await target.has_blob(blob.digest):
+            return destination.name
+        if blob.size <= SMALL or worth < LARGE or not self._survey.may_find(target):
+            return None
+        await self._survey.find(target, blob.digest, worth, allowance)
+        return self._ledger.mount_source(
+            destination.registry, destination.name, blob.digest, without=target.abilities.closed
+        )
 
     # The library's one public entry point: all but the two ends are options, named at each call.
     async def copy(

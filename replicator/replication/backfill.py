@@ -89,7 +89,7 @@ class Backfill:
             probe=options.probe,
             reads=dry_run and options.reads,
         )
-        self._registries = copier.registries
+        self._copier, self._registries = copier, copier.registries
         self._courtesy = copier.registries.courtesy
         self._queue = queue
         self._options = options
@@ -288,6 +288,8 @@ class Backfill:
             if len(self.report.lost_examples) < _EXAMPLES:
                 self.report.lost_examples.append(str(found.request.destination))
         if self._enqueuer is None:
+            if self._options.forecast is not None:
+                await self._options.forecast.add(self._copier, found, checked)
             if checked is None:
                 return row_of(found, RowOutcome.WOULD_COPY)
             own = "; only if this installation wrote that (overwrite: ours)"

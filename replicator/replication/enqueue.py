@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from replicator.copy import Accessories, Comparison
     from replicator.queue import Queue
     from replicator.reference import Repository
+    from replicator.replication.forecast import Forecast
 
 T = TypeVar("T")
 
@@ -125,6 +126,7 @@ class BackfillOptions:
             emptied or replaced.
         limit: the number of existing tags that may be replaced without a question; None for any number.
         reads: whether a dry run reads images that their destination lacks, to tell what of them would be copied.
+        forecast: takes the copies that a dry run would make; None for none.
     """
 
     retries: int | None = 2
@@ -136,6 +138,7 @@ class BackfillOptions:
     probe: bool = True
     limit: ReplaceLimit | None = None
     reads: bool = True
+    forecast: Forecast | None = None
 
 
 class KeptCopies:

@@ -153,6 +153,7 @@ class Listing:
     Attributes:
         rules_digest: see `Rules.digest`.
         destinations: the repositories that the rules copy the listed ones to, whatever their tags.
+        quota: of ACR's Personal Edition, as far as it was listed; None before.
         on_page: called with a repository and some of its tags, whatever the rules want of them.
     """
 
@@ -167,6 +168,7 @@ class Listing:
         self._agreed: dict[Collision, bool] = {}
         self._missing: set[Repository] = set()
         self.destinations: Collection[Repository] = ()
+        self.quota: QuotaCount | None = None
         self._found: RepositoryLister | None = None
         self._tags: TagLister | None = None
         self.on_page: Callable[[str, Iterable[str]], object] = lambda *_: None
@@ -214,7 +216,7 @@ class Listing:
         self.destinations = destinations(self._rules, repositories.wanted)
         if self._copier is not None:
             self._copier.expect(self.destinations, whole=self.narrowing.is_whole)
-        quota = QuotaCount(self._rules)
+        quota = self.quota = QuotaCount(self._rules)
         warnings = (*self._unseen(), *name_warnings(self._rules, wanted), *quota.add(wanted))
         if warnings:
             yield Batch("", warnings=warnings)

@@ -250,6 +250,9 @@ LIMITS = {
         Limit("given to a connection before it can be sent", "registry.addresses._UNSENT_BYTES", "bytes", "it waits"),
         Limit("tags that a backfill lists ahead", "replication.backfill._LISTED_AHEAD", "", "the list waits"),
         Limit("copies that a backfill has queued", "replication.backfill._QUEUED_AT_ONCE", "", "the backfill waits"),
+        Limit(
+            "blobs and manifests that a forecast tells apart", "replication.forecast.MOST_PARTS", "", "counted as new"
+        ),
         Limit("failures that a report is told of at its end", "replication.report.MAX_FAILURES", "", "counted"),
         Limit("failures of a reconcile that are shown", "replication.reconciler._NAMED_FAILURES", "", "counted"),
         Limit("images remembered, a process", "copy.selection._MAX_ENTRIES", "", "the oldest are forgotten"),

@@ -183,6 +183,7 @@ async def test_options_that_contradict_each_other_or_mean_nothing_are_all_told_a
         "--since=soon",
         "--within=1y",
         "--report-format=csv",
+        "--rate=much",
         cwd=house.directory,
     )
     assert ended.code == 2
@@ -191,6 +192,8 @@ async def test_options_that_contradict_each_other_or_mean_nothing_are_all_told_a
         "--fast: can't be combined with --dry-run, which does not open the queue",
         "--fast: can't be combined with --force, which also copies what is up to date",
         "--report-format: requires --report",
+        "--rate: requires --forecast",
+        "--rate: 'much' is not a bandwidth",
         "--since: 'soon' is not a moment",
         "--within: '1y' is not a duration",
     ):
