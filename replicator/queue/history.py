@@ -47,8 +47,12 @@ MOST_ACTIONS = 1000
 """Actions of people that are kept; one takes 0.1 to 1 KB."""
 LAG_SPAN = timedelta(minutes=15)
 """The length of one :class:`LagSpan`."""
+RATE_SPAN = timedelta(hours=1)
+"""The length of one :class:`RateSpan`."""
+MOST_RATES = 1000
+"""Numbers of results by hour that are kept (``chronicle``)."""
 LAG_KEPT = timedelta(hours=48)
-"""How long lags are kept."""
+"""How long lags are kept, and the numbers of results by hour."""
 _MOST_BYTES = 600
 _MOST_WORDS = 300
 _MOST_NAMED = 3
@@ -204,6 +208,20 @@ class LagSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class RateSpan:
+    """How many jobs ended within one hour.
+
+    Attributes:
+        start: when it began (UTC).
+        results: their numbers by result, in the words of `Ended.result`. Jobs that the history leaves out are not
+            counted: what a backfill found up to date.
+    """
+
+    start: datetime
+    results: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """What a person did, on the status page or with a command.
 
@@ -230,6 +248,7 @@ class History:
         lags: the quarters of an hour of the last 48 hours in which something arrived, the oldest first.
         reconciles: their results, the newest first.
         actions: what people did, the newest first.
+        rates: the hours of the last 48 hours in which jobs ended, the oldest first.
     """
 
     now: datetime
@@ -237,6 +256,7 @@ class History:
     lags: tuple[LagSpan, ...] = ()
     reconciles: tuple[ReconcileResult, ...] = ()
     actions: tuple[Action, ...] = ()
+    rates: tuple[RateSpan, ...] = ()
 
     @classmethod
     async def read(cls, queue: Queue) -> History:
@@ -245,7 +265,7 @@ class History:
         Raises:
             QueueUnavailable: it does not answer.
         """
-        now, events, backfill, lags, reconciles, actions = await queue.ask("history")
+        now, events, backfill, lags, reconciles, actions, rates = await queue.ask("history")
         ended = [entry for text in [*events, *backfill] if (entry := _read_entry(Ended, text)) is not None]
         results = [result for text in reconciles if (result := ReconcileResult.read(text)) is not None]
         spans = sorted(_read_lags(lags), key=lambda span: span.start)
@@ -256,6 +276,7 @@ class History:
             tuple(span for span in spans if span.start > oldest),
             tuple(results),
             tuple(action for text in actions if (action := _read_entry(Action, text)) is not None),
+            tuple(span for span in _read_rates(rates) if span.start > oldest),
         )
 
 
@@ -395,3 +416,13 @@ def _read_lags(reply: list[bytes]) -> Iterable[LagSpan]:
             yield LagSpan(start, number, total / number / 1000, longest / 1000)
         except (ValueError, ArithmeticError):
             continue
+
+
+def _read_rates(reply: list[bytes]) -> list[RateSpan]:
+    hours: dict[datetime, dict[str, int]] = {}
+    for name, number in zip(reply[::2], reply[1::2], strict=True):
+        hour, _, result = name.decode(errors="replace").partition(" ")
+        with suppress(ValueError):
+            start = moment(int(hour) * RATE_SPAN.total_seconds() * 1000)
+            hours.setdefault(start, {})[result] = int(number)
+    return [RateSpan(start, hours[start]) for start in sorted(hours)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,7 +31,15 @@ from replicator.queue import (
     system_user,
 )
 from replicator.queue.attempt import Ending, StartedJob
-from replicator.queue.history import MOST_ACTIONS, MOST_JOBS, MOST_RECONCILES, encode_entry, lag_ms, logging_actions
+from replicator.queue.history import (
+    MOST_ACTIONS,
+    MOST_JOBS,
+    MOST_RATES,
+    MOST_RECONCILES,
+    encode_entry,
+    lag_ms,
+    logging_actions,
+)
 from replicator.queue.job import RunningRecord
 from replicator.queue.records import EPOCH, encode
 from tests.queue.conftest import Recorder, command, eventually, idle, working
@@ -188,6 +197,26 @@ async def test_lags_of_more_than_two_days_ago_and_of_the_future_are_forgotten(qu
     assert (await History.read(queue)).lags[-1].longest == 2.0
 
 
+async def test_results_are_counted_by_the_hour_for_two_days_and_their_number_is_bounded(queue: Queue) -> None:
+    hour, rates = int(time.time() // 3600), f"{queue.prefix}:rates"
+    older = [str(part) for back in (-3, 47, 48, 5000) for part in (f"{hour - back} copied", 7)]
+    await command(queue, "HSET", rates, *older, "of another version", "1")
+    for number, result in enumerate(("copied", "copied", "given up")):
+        entry = encode_entry(STARTED, Lane.EVENTS, Ending("done"), 1.0, replace(DESCRIPTION, result=result, note='"'))
+        assert isinstance(entry, bytes)
+        await finish(queue, f"r.example/a:{number}", entry.decode())
+    spans = (await History.read(queue)).rates
+    assert [dict(span.results) for span in spans if span.start.timestamp() < hour * 3600] == [{"copied": 7}]
+    counted = Counter[str]()
+    for span in spans[1:]:  # the hour may have ended meanwhile
+        counted.update(span.results)
+    assert counted == {"copied": 2, "given up": 1}
+    names = [f"{hour} {number}" for number in range(MOST_RATES + 5)]
+    await command(queue, "HSET", rates, *(part for name in names for part in (name, "1")))
+    await finish(queue, "r.example/a:9", '{"result":"one more"}')
+    assert b"one more" not in b"".join(await command(queue, "HKEYS", rates))
+
+
 def test_the_lag_is_that_of_the_push_and_without_one_the_time_of_the_attempt() -> None:
     def lag(
         lane: Lane = Lane.EVENTS,
@@ -217,10 +246,10 @@ async def test_a_name_or_an_error_of_any_length_takes_little_room() -> None:
 
 
 async def test_nothing_about_the_history_fails_a_copy(queue: Queue, handler: Recorder) -> None:
-    for key in ("history:events", "lag"):
+    for key in ("history:events", "lag", "rates"):
         await queue.redis.set(f"{queue.prefix}:{key}", "of another kind")
 
-    assert await finish(queue, "r.example/b:1", "{}", 5) == b"done"
+    assert await finish(queue, "r.example/b:1", '{"result":"copied"}', 5) == b"done"
 
     def broken(*_: Any) -> Description:
         raise KeyError("a fault")

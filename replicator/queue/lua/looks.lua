@@ -9,10 +9,12 @@
 --   <prefix>:history:actions      list of "<ms> <JSON>", one for each action of a person, the newest first
 --   <prefix>:history:unlogged     those of commands, until a process that runs for long has logged them
 --   <prefix>:lag                  hash quarter of an hour since 1970 -> "<number> <sum> <longest>", in ms
+--   <prefix>:rates                hash "<hour since 1970> <result>" -> how many jobs ended so
 local HISTORY_JOBS, HISTORY_RECONCILES, HISTORY_ACTIONS = 1000, 30, 1000
 local HISTORIES = {'events', 'backfill', 'reconciles', 'actions'}
 local LAG_SPAN, LAG_SPANS = 900000, 192
-local LAG = prefix .. ':lag'
+local RATE_SPAN, RATE_SPANS, MOST_RATES = 3600000, 48, 1000
+local LAG, RATES = prefix .. ':lag', prefix .. ':rates'
 
 local function history(name) return prefix .. ':history:' .. name end
 
@@ -35,9 +37,23 @@ local function note_lag(lag)
   end
 end
 
+-- Count a job by its hour and its result. A quote within a text has a backslash in JSON, so the pattern finds the key.
+local function count_result(entry)
+  local span, result = math.floor(NOW / RATE_SPAN), string.match(entry, '"result":"([^"\\]+)"')
+  if not result or redis.pcall('HINCRBY', RATES, string.format('%.0f ', span) .. result, 1) ~= 1 then return end
+  for _, field in ipairs(redis.call('HKEYS', RATES)) do
+    local hour = tonumber(string.match(field, '^%d+'))
+    if not hour or hour <= span - RATE_SPANS or hour > span then redis.call('HDEL', RATES, field) end
+  end
+  if redis.call('HLEN', RATES) > MOST_RATES then redis.call('HDEL', RATES, string.format('%.0f ', span) .. result) end
+end
+
 -- Note a job that ended. entry: JSON, or '' or nil to keep none; lag: in ms, or '' or nil without one.
 local function note_ended(lane, entry, lag)
-  if (entry or '') ~= '' then note_first(history(lane), string.format('%.0f ', NOW) .. entry, HISTORY_JOBS) end
+  if (entry or '') ~= '' then
+    note_first(history(lane), string.format('%.0f ', NOW) .. entry, HISTORY_JOBS)
+    count_result(entry)
+  end
   if (lag or '') ~= '' then note_lag(tonumber(lag)) end
 end
 
@@ -204,11 +220,11 @@ return reply
 
 -- history with chronicle --
 -- ARGV: prefix. Returns: now, what ended in the lanes (a list each), the lags (a hash), reconciles and actions (a list
--- each).
+-- each), the rates (a hash).
 return {
   NOW, redis.call('LRANGE', history('events'), 0, -1), redis.call('LRANGE', history('backfill'), 0, -1),
   redis.call('HGETALL', LAG), redis.call('LRANGE', history('reconciles'), 0, -1),
-  redis.call('LRANGE', history('actions'), 0, -1),
+  redis.call('LRANGE', history('actions'), 0, -1), redis.call('HGETALL', RATES),
 }
 
 -- note_action with chronicle --
