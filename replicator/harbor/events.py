@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,6 +44,7 @@ TYPES = frozenset(_CLOUD_TYPES.values())
 _MAX_RESOURCES = 1000
 """Harbor sends one; a longer list is not one of Harbor's events."""
 _MAX_NAME = 100
+_POLICY = re.compile(r"/projects/([0-9]{1,15})/")
 
 
 class Fate(StrEnum):
@@ -91,6 +93,7 @@ class Event:
         scanned: what was scanned; empty for any other type, or if that can't be read.
         id: the same in all attempts to deliver the event; None in the Default format.
         occurred: when it happened; None if the event does not say.
+        project: the id of the project at its Harbor; None in the Default format, which does not say.
     """
 
     type: str
@@ -98,6 +101,7 @@ class Event:
     scanned: tuple[Push, ...] = ()
     id: str | None = None
     occurred: datetime | None = None
+    project: int | None = None
 
 
 def parse_event(body: bytes) -> Event:
@@ -136,7 +140,14 @@ def _cloud_event(content: dict[str, Any]) -> Event:
         *_artifacts(kind, content.get("data"), "data"),
         _shown(identity) if isinstance(identity, str) else None,
         _from_text(content.get("time")),
+        _project_id(content.get("source")),
     )
+
+
+def _project_id(source: Any) -> int | None:
+    """Read the project of a CloudEvent's source, such as ``/projects/7/webhook/policies/3``."""
+    found = _POLICY.match(source) if isinstance(source, str) else None
+    return int(found[1]) if found is not None else None
 
 
 def _artifacts(kind: str, data: Any, where: str) -> tuple[tuple[Push, ...], tuple[Push, ...]]:

@@ -26,8 +26,6 @@ from replicator.queue.history import (
     EndedFilter,
     EndedPage,
     History,
-    LagSpan,
-    RateSpan,
     named,
     note_action,
     read_ended,
@@ -82,6 +80,7 @@ from replicator.queue.reconciles import (
 )
 from replicator.queue.shares import FIRST_SHARE, sharing
 from replicator.queue.status import LoadedConfig, Status, announced, processes
+from replicator.queue.traffic import HeardProject, LagSpan, RateSpan, hearing, list_heard
 from replicator.queue.waits import (
     KeySilence,
     Pause,
@@ -122,6 +121,7 @@ __all__ = [
     "Failure",
     "Findings",
     "Finished",
+    "HeardProject",
     "History",
     "InForce",
     "Job",
@@ -179,7 +179,9 @@ __all__ = [
     "cancel",
     "embedded_server",
     "hasten",
+    "hearing",
     "letters_of",
+    "list_heard",
     "list_jobs",
     "list_pauses",
     "list_public_copies",

@@ -10,7 +10,7 @@ import asyncio
 import getpass
 import os
 import socket
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,6 +26,7 @@ from replicator.queue.client import FAULTS
 from replicator.queue.job import JsonValue, Lane
 from replicator.queue.reconciles import ReconcileResult
 from replicator.queue.records import EPOCH, Moment, decode, encode, milliseconds, moment
+from replicator.queue.traffic import LagSpan, RateSpan, read_lags, read_rates
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
@@ -45,12 +46,6 @@ MOST_RECONCILES = 30
 """Reconciles that are kept."""
 MOST_ACTIONS = 1000
 """Actions of people that are kept; one takes 0.1 to 1 KB."""
-LAG_SPAN = timedelta(minutes=15)
-"""The length of one :class:`LagSpan`."""
-RATE_SPAN = timedelta(hours=1)
-"""The length of one :class:`RateSpan`."""
-MOST_RATES = 1000
-"""Numbers of results by hour that are kept (``chronicle``)."""
 LAG_KEPT = timedelta(hours=48)
 """How long lags are kept, and the numbers of results by hour."""
 _MOST_BYTES = 600
@@ -190,38 +185,6 @@ Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True, slots=True)
-class LagSpan:
-    """How long the pushes waited that arrived within one quarter of an hour.
-
-    Attributes:
-        start: when it began (UTC).
-        number: how many copies for events arrived.
-        mean: seconds from the push to its arrival on average. Where the time of a push is unknown, those of the last
-            attempt count.
-        longest: the most of them.
-    """
-
-    start: datetime
-    number: int
-    mean: float
-    longest: float
-
-
-@dataclass(frozen=True, slots=True)
-class RateSpan:
-    """How many jobs ended within one hour.
-
-    Attributes:
-        start: when it began (UTC).
-        results: their numbers by result, in the words of `Ended.result`. Jobs that the history leaves out are not
-            counted: what a backfill found up to date.
-    """
-
-    start: datetime
-    results: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
 class Action:
     """What a person did, on the status page or with a command.
 
@@ -268,7 +231,7 @@ class History:
         now, events, backfill, lags, reconciles, actions, rates = await queue.ask("history")
         ended = [entry for text in [*events, *backfill] if (entry := _read_entry(Ended, text)) is not None]
         results = [result for text in reconciles if (result := ReconcileResult.read(text)) is not None]
-        spans = sorted(_read_lags(lags), key=lambda span: span.start)
+        spans = sorted(read_lags(lags), key=lambda span: span.start)
         oldest = moment(now) - LAG_KEPT
         return cls(
             moment(now),
@@ -276,7 +239,7 @@ class History:
             tuple(span for span in spans if span.start > oldest),
             tuple(results),
             tuple(action for text in actions if (action := _read_entry(Action, text)) is not None),
-            tuple(span for span in _read_rates(rates) if span.start > oldest),
+            tuple(span for span in read_rates(rates) if span.start > oldest),
         )
 
 
@@ -406,23 +369,3 @@ def _read_entry(kind: type[Entry], text: bytes) -> Entry | None:
         return decode(kind, record, at=float(milliseconds))
     except ValueError:
         return None
-
-
-def _read_lags(reply: list[bytes]) -> Iterable[LagSpan]:
-    for name, text in zip(reply[::2], reply[1::2], strict=True):
-        try:
-            number, total, longest = (int(part) for part in text.split())
-            start = moment(int(name) * LAG_SPAN.total_seconds() * 1000)
-            yield LagSpan(start, number, total / number / 1000, longest / 1000)
-        except (ValueError, ArithmeticError):
-            continue
-
-
-def _read_rates(reply: list[bytes]) -> list[RateSpan]:
-    hours: dict[datetime, dict[str, int]] = {}
-    for name, number in zip(reply[::2], reply[1::2], strict=True):
-        hour, _, result = name.decode(errors="replace").partition(" ")
-        with suppress(ValueError):
-            start = moment(int(hour) * RATE_SPAN.total_seconds() * 1000)
-            hours.setdefault(start, {})[result] = int(number)
-    return [RateSpan(start, hours[start]) for start in sorted(hours)]

@@ -81,6 +81,7 @@ class Webhook:
         auth: decides whose events are accepted.
         delivered: called for every delivery, with the event's type (None if it was not read) and how it ended.
         trace: returns the current ``traceparent`` for the queued jobs; None without traces.
+        heard: called for every event of a project with its Harbor, its name, and its id if the event says it.
     """
 
     def __init__(
@@ -90,8 +91,10 @@ class Webhook:
         auth: WebhookAuth,
         delivered: Callable[[str | None, Fate], None],
         trace: Callable[[], str | None] = lambda: None,
+        heard: Callable[[str, str, int | None], None] = lambda *_: None,
     ) -> None:
         self._queue = queue
+        self._heard = heard
         self._trace = trace
         self._delivered = delivered
         self.renew(rules, auth)
@@ -125,6 +128,7 @@ class Webhook:
             event = parse_event(await read_body(request, MAX_BODY))
             # Harbor's older format has no event id; the request's takes its place in the logs.
             event, kind = replace(event, id=event.id or request.state.request_id), event.type
+            self._note_projects(event, _registry(request))
             answer, queued = await self._enqueue(event, _registry(request))
         except HTTPException:
             self._delivered(kind, Fate.MALFORMED)
@@ -170,6 +174,14 @@ class Webhook:
         await self._queue.enqueue(jobs, Lane.EVENTS)
         queued = [{"source": str(request.source), "destination": str(request.destination)} for request in requests]
         return {"queued": queued, **({"ignored": "; ".join(ignored)} if ignored else {})}, True
+
+    def _note_projects(self, event: Event, registry: str | None) -> None:
+        """Note which projects an event is of, whether or not a rule names them."""
+        images = (*event.pushes, *event.scanned)
+        for host, project in dict.fromkeys(
+            (self._source_host(each, registry) or each.host or "", each.repository.partition("/")[0]) for each in images
+        ):
+            self._heard(host, project, event.project)
 
     async def _hasten(self, event: Event, registry: str | None) -> tuple[dict[str, Any], bool]:
         """Start the copies of scanned images at once that wait because Harbor withheld them; see `_enqueue`."""

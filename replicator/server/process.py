@@ -20,7 +20,7 @@ import structlog
 
 from replicator import __version__
 from replicator.harbor.registration import needed_for_policies, open_registrar
-from replicator.queue import InForce, Lane, announced
+from replicator.queue import InForce, Lane, announced, hearing
 from replicator.queue.connection import open_redis
 from replicator.queue.move import left_behind
 from replicator.registry.proxies import Proxies
@@ -90,10 +90,10 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, lane
         _probes_listener(settings) as probes_listener,
         graceful_shutdown() as shutdown,
     ):
-        async with _open(settings, rules, lanes) as parts:
+        async with _open(settings, rules, lanes) as parts, hearing(parts.queue) as arrivals:
             worker = parts.worker if lanes else None
             stopping = _Stopping(parts.queue, worker, parts.reconciler, parts.sweeper)
-            webhook = Webhook(rules, parts.queue, auth, parts.metrics.deliveries.delivered, parts.trace)
+            webhook = Webhook(rules, parts.queue, auth, parts.metrics.deliveries.delivered, parts.trace, arrivals.note)
             page = StatusPage(parts.queue, rules, PageAuth.of(settings))
             api = Api(parts.queue, Images(parts.queue, parts.copier, parts.checks, rules), rules, ApiAuth.of(settings))
 

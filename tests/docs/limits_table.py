@@ -57,6 +57,7 @@ LIMITS = {
         Limit("addresses that have log lines of their own", "logs._MOST_CLIENTS", "", "they share one"),
         Limit("path of a request in the log", "server.http.MAX_PATH", "characters", "cut off"),
         Limit("answer to the sample of `webhook test`", "harbor.events._MAX_ANSWER", "bytes", "not read"),
+        Limit("projects whose last event is known", "queue.traffic.MOST_HEARD", "", "the oldest is forgotten"),
         Limit("images in one event", "harbor.events._MAX_RESOURCES", "", "400"),
         Limit("waiting copies looked at after a scan", "queue.waits._MAX_HASTENED", "", "they wait for their back-off"),
     ),
@@ -98,7 +99,7 @@ LIMITS = {
         Limit("a pattern of `queue pause`, `cancel` or `list`", "queue.waits.MAX_PATTERN", "characters", "refused"),
         Limit("wildcards in it", "queue.waits.MAX_WILDCARDS", "", "refused"),
         Limit("pauses at the same time", "queue.waits.MAX_PAUSES", "", "refused"),
-        Limit("numbers of results by hour that are kept", "queue.history.MOST_RATES", "", "not counted"),
+        Limit("numbers of results by hour that are kept", "queue.traffic.MOST_RATES", "", "not counted"),
         Limit("actions of people that are kept", "queue.history.MOST_ACTIONS", "", "the oldest is dropped"),
     ),
     "Rules and files": (

@@ -11,7 +11,7 @@ from replicator.commands.check.findings import FindingState
 from replicator.commands.check.queue import SETTINGS
 from replicator.copy import Outcome, Result
 from replicator.errors import ErrorClass
-from replicator.queue import Findings, Lane, ReconcileResult, history
+from replicator.queue import Findings, Lane, ReconcileResult, history, traffic
 from replicator.queue.attempt import Ending, StartedJob
 from replicator.queue.job import MAX_ID_BYTES, RunningRecord
 from replicator.queue.records import EPOCH
@@ -107,16 +107,23 @@ def test_what_the_status_tells_of_a_reconcile_is_explained() -> None:
 
 
 def test_the_bounds_of_the_history_are_those_of_the_program() -> None:
-    (row,) = re.findall(r"^\| `replicator:history:\*`, `replicator:lag` \|(.*)$", PAGE.read_text(), re.MULTILINE)
+    (row,) = re.findall(
+        r"^\| `replicator:history:\*`, `replicator:lag`, `replicator:rates` \|(.*)$", PAGE.read_text(), re.MULTILINE
+    )
     assert f"the last {history.MOST_JOBS:,} copies of each lane" in row
     assert f"the last {history.MOST_RECONCILES} reconciles" in row
     assert f"the last {history.MOST_ACTIONS:,} actions" in row
-    assert f"{history.LAG_KEPT // history.LAG_SPAN} quarters of an hour" in row
+    assert f"{history.LAG_KEPT // traffic.LAG_SPAN} quarters of an hour" in row
     script = (ROOT / "replicator/queue/lua/looks.lua").read_text()
     bounds = f"{history.MOST_JOBS}, {history.MOST_RECONCILES}, {history.MOST_ACTIONS}"
     assert f"HISTORY_JOBS, HISTORY_RECONCILES, HISTORY_ACTIONS = {bounds}\n" in script
-    spans = f"{history.LAG_SPAN.seconds * 1000}, {history.LAG_KEPT // history.LAG_SPAN}"
+    spans = f"{traffic.LAG_SPAN.seconds * 1000}, {history.LAG_KEPT // traffic.LAG_SPAN}"
     assert f"LAG_SPAN, LAG_SPANS = {spans}\n" in script
+    hours = history.LAG_KEPT // traffic.RATE_SPAN
+    assert f"{hours} hours of numbers of results" in row
+    spans = f"{traffic.RATE_SPAN.seconds * 1000}, {hours}, {traffic.MOST_RATES}"
+    assert f"RATE_SPAN, RATE_SPANS, MOST_RATES = {spans}\n" in script
+    assert f"HEARD, MOST_HEARD = prefix .. ':heard', {traffic.MOST_HEARD}\n" in script
     # The longest entry there can be: what takes two bytes for one in JSON, or four bytes each.
     record = RunningRecord("t", Lane.BACKFILL, "w", EPOCH, 0, 0, 0, 0)
     job = StartedJob('"' * MAX_ID_BYTES, b"", 1, 0, None, None, record, merged=False)

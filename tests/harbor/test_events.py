@@ -59,6 +59,9 @@ def test_both_formats_say_the_same() -> None:
     assert by_default.occurred == by_cloud.occurred == datetime(2026, 1, 1, tzinfo=UTC)
     assert by_default.id is None
     assert by_cloud.id == "4b2f89a6-548d-4c12-9993-a1f5790b97d2"
+    assert (by_default.project, by_cloud.project) == (None, 7)
+    for source in ("/projects/x/", "projects/7/", "/projects/7", "/projects/" + "9" * 400 + "/", 7, None):
+        assert parse_event(dumped({**cloud(), "source": source})).project is None
 
 
 @pytest.mark.parametrize(("form", "kind"), [(default, SCANNED), (cloud, "harbor.scan.completed")])

@@ -91,7 +91,14 @@ async def test_each_delivery_is_taken_by_the_webhook(queue: Queue) -> None:
     }
     fates: list[tuple[str | None, Fate]] = []
     rules = parse(json.dumps(document), "rules.json", environ={})
-    webhook = Webhook(rules, queue, WebhookAuth(TOKEN), lambda kind, fate: fates.append((kind, fate)))
+    heard: set[tuple[str, str, bool]] = set()
+    webhook = Webhook(
+        rules,
+        queue,
+        WebhookAuth(TOKEN),
+        lambda kind, fate: fates.append((kind, fate)),
+        heard=lambda host, project, number: heard.add((host, project, number is None)),
+    )
     answers = {}
     async with serving(create_app(webhook, Readiness(queue, list), metrics=None)) as url:
         for what, delivery in DELIVERIES.items():
@@ -107,6 +114,8 @@ async def test_each_delivery_is_taken_by_the_webhook(queue: Queue) -> None:
         (parse_event(json.dumps(each["body"]).encode()).type, Fate.QUEUED if answers[what][0] == 202 else Fate.IGNORED)
         for what, each in DELIVERIES.items()
     ]
+    assert {(host, project) for host, project, _ in heard} == {(HARBOR, "team"), (HARBOR, "cache"), (HARBOR, "gated")}
+    assert {(HARBOR, "team", True), (HARBOR, "team", False)} < heard, "CloudEvents say the project's id"
     # Both formats tell of the same pushes, and each waits once.
     assert (await queue.counts()).lanes[Lane.EVENTS].queued == len({each for each in PUSHES.values() if each.tag})
 

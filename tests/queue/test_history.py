@@ -34,7 +34,6 @@ from replicator.queue.attempt import Ending, StartedJob
 from replicator.queue.history import (
     MOST_ACTIONS,
     MOST_JOBS,
-    MOST_RATES,
     MOST_RECONCILES,
     encode_entry,
     lag_ms,
@@ -42,6 +41,7 @@ from replicator.queue.history import (
 )
 from replicator.queue.job import RunningRecord
 from replicator.queue.records import EPOCH, encode
+from replicator.queue.traffic import MOST_RATES
 from tests.queue.conftest import Recorder, command, eventually, idle, working
 from tests.queue.test_retrying import Fault
 

@@ -241,6 +241,34 @@ local found = redis.call('LRANGE', history('unlogged'), 0, -1)
 if #found > 0 then redis.call('DEL', history('unlogged')) end
 return found
 
+-- arrivals --
+--   <prefix>:heard   hash "<host>/<project>" -> "<ms of its last event> <its id at Harbor or nothing>"
+local HEARD, MOST_HEARD = prefix .. ':heard', 500
+local function heard_at(text) return tonumber(string.match(text or '', '^%d+')) or 0 end
+
+-- heard with arrivals --
+-- Note which projects have sent events. ARGV: prefix, then for each: its name, ms since its last event, its id or ''.
+for i = 2, #ARGV, 3 do
+  local known, at = redis.call('HGET', HEARD, ARGV[i]), NOW - tonumber(ARGV[i + 1])
+  -- What another process heard later counts; a time in the future was noted before the clock was set back.
+  if heard_at(known) <= at or heard_at(known) > NOW then
+    local id = ARGV[i + 2] ~= '' and ARGV[i + 2] or string.match(known or '', ' (%d+)$') or ''
+    redis.call('HSET', HEARD, ARGV[i], string.format('%.0f ', at) .. id)
+  end
+end
+local more = redis.call('HLEN', HEARD) - MOST_HEARD
+if more > 0 then
+  local all, order = redis.call('HGETALL', HEARD), {}
+  for i = 1, #all, 2 do order[#order + 1] = {heard_at(all[i + 1]), all[i]} end
+  table.sort(order, function(one, other) return one[1] < other[1] end)
+  for i = 1, more do redis.call('HDEL', HEARD, order[i][2]) end
+end
+return more
+
+-- heard_show with arrivals --
+-- ARGV: prefix. Returns: now, and the names and records of the projects that were heard.
+return {NOW, redis.call('HGETALL', HEARD)}
+
 -- ping --
 -- Write something small: it is refused, like an enqueue, when memory is full, the disk fails or this is a replica.
 redis.call('SET', prefix .. ':ping', NOW, 'PX', 60000)
