@@ -43,6 +43,7 @@ class Lease:
         record: what Redis holds of the running job.
         renewed: when it was last known to be ours, by the event loop's clock.
         bytes_done: the handler's progress.
+        bytes_total: how many bytes there are, as far as the handler knows; 0 if it does not.
         lost: another worker has it now.
         unanswered: writes behind the fence to which no answer has come.
         ends: how a person has the attempt end early: ``pause`` hands its job back, ``cancel`` forgets it; else empty.
@@ -55,6 +56,7 @@ class Lease:
     record: RunningRecord
     renewed: float
     bytes_done: int = 0
+    bytes_total: int = 0
     lost: bool = False
     unanswered: int = 0
     ends: str = ""
@@ -186,7 +188,7 @@ class LeaseKeeper:
         for lease in leases:
             record = b""
             if lease.bytes_done != lease.record.bytes:
-                lease.record = replace(lease.record, bytes=lease.bytes_done)
+                lease.record = replace(lease.record, bytes=lease.bytes_done, total=lease.bytes_total)
                 record = encode_running(lease.record)
             arguments += [lease.id, lease.record.token, record]
         reply = await self._queue.run_script(script, int(self.seconds * 1000), *arguments, *more)
@@ -355,12 +357,14 @@ class Running:
         """Note that the write after the last `confirm` is over, well or not: it will not be carried out later."""
         self._lease.unanswered -= 1
 
-    def progress(self, bytes_done: int) -> None:
-        """Report how many bytes are done; others see it about a second later. Cheap: call it at every chunk.
+    def progress(self, bytes_done: int, bytes_total: int = 0) -> None:
+        """Report how many bytes are done, and how many there are; others see it about a second later.
+
+        Cheap: call it at every chunk. A total of 0 is an unknown one.
 
         It shows that the job does not stand still, even if the number stays the same.
         """
-        self._lease.bytes_done = bytes_done
+        self._lease.bytes_done, self._lease.bytes_total = bytes_done, bytes_total
         alive()
 
     @property

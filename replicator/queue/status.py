@@ -294,17 +294,7 @@ class Status:
                 for lane, count in self.counts.lanes.items()
             },
             "dead": self.counts.dead,
-            "running": [
-                {
-                    "destination": job.id,
-                    "lane": str(job.lane),
-                    "since": iso(job.since),
-                    "bytes": job.bytes_done,
-                    "tries": job.tries,
-                    "worker": job.worker,
-                }
-                for job in self.running
-            ],
+            "running": [job.to_json(self.taken) for job in self.running],
             "waiting": [
                 {
                     "destination": job.id,

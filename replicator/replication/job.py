@@ -12,7 +12,7 @@ import structlog
 
 from replicator.aliyun.acr import OTHER_NAME, name_problem, with_edition
 from replicator.console import short
-from replicator.copy import Outcome, Result, SourceNotFound, selection_key
+from replicator.copy import Outcome, Progress, Result, SourceNotFound, selection_key
 from replicator.copy.options import VERBATIM
 from replicator.errors import AGAIN, ErrorClass, ErrorText, ReplicatorError
 from replicator.queue import Description, Lane, LeftToOthers
@@ -251,13 +251,6 @@ class Handler:
 
     async def _transfer(self, request: CopyRequest, running: Running) -> Outcome:
         """Copy, and note what is written and for which source."""
-        bytes_read = 0
-
-        def progress(number: int) -> None:
-            nonlocal bytes_read
-            bytes_read += number
-            running.progress(bytes_read)
-
         owned, owner = running.owned, request.origin
 
         async def permit(found: Comparison) -> None:
@@ -277,7 +270,7 @@ class Handler:
             writing=writing,
             confirm=running.confirm,
             answered=running.answered,
-            progress=progress,
+            progress=Progress(running.progress),
         )
         if outcome.result is Result.COPIED:
             outcome = replace(outcome, replaced=owned.told(outcome.replaced))

@@ -36,7 +36,7 @@ from replicator.settings import variables
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Container
 
-    from replicator.copy import BlobLocks, Comparison, Outcome, SelectionStore
+    from replicator.copy import BlobLocks, Comparison, Outcome, Progress, SelectionStore
     from replicator.errors import Wait
     from replicator.reference import Repository
     from replicator.registry import Access
@@ -165,7 +165,7 @@ async def transfer(
     writing: Callable[[str, str | None], None] | None = None,
     confirm: Callable[[], Awaitable[None]] | None = None,
     answered: Callable[[], None] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Outcome:
     """Copy what a request names, into a repository that is created on demand.
 
@@ -179,7 +179,7 @@ async def transfer(
         writing: called before the tag is written.
         confirm: awaited right before the tag is written; what it raises ends the copy.
         answered: called when such a write is over, see `Copier.copy`.
-        progress: called with the number of blob bytes as they are read.
+        progress: told how far the copy is.
 
     Raises:
         SourceNotFound: the source does not exist.

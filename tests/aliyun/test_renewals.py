@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from replicator.copy import Copier, Result
+from replicator.copy import Copier, Progress, Result
 from replicator.replication.transfer import transfer
 from tests.standins.faults import Answer, Fault, Hold
 from tests.standins.images import image, put_manifest, verify_tree
@@ -59,7 +59,9 @@ async def test_an_upload_during_which_login_and_token_expire_ends_well(
     async with stage.registries(stage.access()) as registries, asyncio.TaskGroup() as tasks:
         tasks.create_task(end_all())
         outcome = await transfer(
-            Copier(registries), stage.request("cache/app", source="large"), progress=lambda _: under_way.set()
+            Copier(registries),
+            stage.request("cache/app", source="large"),
+            progress=Progress(lambda *_: under_way.set()),
         )
     assert (held.hits, outcome.result, stage.openapi.given) == (1, Result.COPIED, 2)
     await verify_tree(acr_upstream, "cache/app", "v1", LARGE)
