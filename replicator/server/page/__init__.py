@@ -40,6 +40,7 @@ from replicator.server.auth import is_cross_site, user_of
 from replicator.server.connections import trust
 from replicator.server.http import client_of, read_body
 from replicator.server.page.facts import PENDING, PageCache, PageData, PendingCopies, View, selection_of
+from replicator.server.page.language import COOKIE, choose_language, messages
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -47,12 +48,14 @@ if TYPE_CHECKING:
     from replicator.queue import Queue
     from replicator.rules import Rules
     from replicator.server.auth import PageAuth
+    from replicator.server.page.language import Messages
     from replicator.server.page.rendering import PageRenderer
 
 log = structlog.get_logger("replicator.page")
 _refused = LogLimit("replicator.page", "status page refused")
 
 _MAX_FORM = 16 * 1024
+_COOKIE_SECONDS = 365 * 86_400
 _MAX_USER = 100
 """Characters of a user's name in the history."""
 
@@ -93,7 +96,7 @@ class StatusPage:
     async def show(self, request: Request) -> Response:
         """Answer with the page, or with only the changing parts for a page that is already open."""
         self._authenticate(request)
-        view = View.of(request.query_params)
+        view, t = View.of(request.query_params), _messages(request)
         fragment = "fragment" in request.query_params
         try:
             letters = await DeadLetters(self._queue).page(view.part)
@@ -101,9 +104,13 @@ class StatusPage:
             pending = None if fragment else await self._look_up(view)
             data = PageData(await self._cache.read(), letters, pending)
         except QueueUnavailable as error:
-            return self._answer(self._renderer.render_outage(ErrorText.of(error).stored, fragment=fragment), 503)
+            return self._outage(error, view, t, fragment=fragment)
         form_token = self._auth.form_token(time.time())
-        return self._answer(self._renderer.render(data, self._rules, view, form_token, fragment=fragment))
+        answer = self._answer(self._renderer.render(data, self._rules, view, form_token, t, fragment=fragment), t)
+        if request.query_params.get("lang") == t.language:
+            # Without a path: the browser takes that of the page, which a proxy may have put anywhere.
+            answer.set_cookie(COOKIE, t.language, max_age=_COOKIE_SECONDS, path=None, httponly=True, samesite="lax")
+        return answer
 
     async def act(self, request: Request) -> Response:
         """Do what a form asks for, and redirect back to the page."""
@@ -117,7 +124,7 @@ class StatusPage:
         try:
             done = await self._do(form, _who(request))
         except QueueUnavailable as error:
-            return self._answer(self._renderer.render_outage(ErrorText.of(error).stored, fragment=False), 503)
+            return self._outage(error, view, _messages(request))
         self._cache.invalidate()
         address = view.link()
         # A redirect, so that reloading the page does not send the form again.
@@ -210,18 +217,27 @@ class StatusPage:
         challenge = {"WWW-Authenticate": 'Basic realm="replicator", charset="UTF-8"'}
         raise HTTPException(401, "log in with any user name, and REPLICATOR_STATUS_TOKEN as the password", challenge)
 
-    def _answer(self, html: str, status: int = 200) -> Response:
-        return HTMLResponse(
-            html,
-            status,
-            {
-                "Content-Security-Policy": self._renderer.policy,
-                "X-Content-Type-Options": "nosniff",
-                "X-Frame-Options": "DENY",
-                "Referrer-Policy": "same-origin",
-                "Cache-Control": "no-store",
-            },
+    def _outage(self, error: QueueUnavailable, view: View, t: Messages, *, fragment: bool = False) -> Response:
+        return self._answer(
+            self._renderer.render_outage(ErrorText.of(error).stored, view, t, fragment=fragment), t, 503
         )
+
+    def _answer(self, html: str, t: Messages, status: int = 200) -> Response:
+        headers = {
+            "Content-Language": t.tag,
+            "Content-Security-Policy": self._renderer.policy,
+            "X-Content-Type-Options": "nosniff",
+            "X-Frame-Options": "DENY",
+            "Referrer-Policy": "same-origin",
+            "Cache-Control": "no-store",
+        }
+        return HTMLResponse(html, status, headers)
+
+
+def _messages(request: Request) -> Messages:
+    """Return the messages of the language that a browser wants."""
+    query, accepted = request.query_params.get("lang", ""), request.headers.get("Accept-Language", "")
+    return messages(choose_language(query, request.cookies.get(COOKIE, ""), accepted))
 
 
 def _who(request: Request) -> str:

@@ -1,4 +1,4 @@
-"""The content of the status page: its address with filters and page numbers, one reading of the queue, its headline."""
+"""The content of the status page: its address with filters and page numbers, and one reading of the queue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
-from replicator.harbor.api import SILENT
 from replicator.queue import (
     History,
     Lane,
@@ -16,16 +15,14 @@ from replicator.queue import (
     QueueUnavailable,
     Selection,
     Status,
-    ownerless,
     processes,
 )
-from replicator.replication.advice import public_copies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from replicator.queue import DeadLetterPage, Ended, Findings, PendingJob, Queue
+    from replicator.queue import DeadLetterPage, Ended, PendingJob, Queue
 
 _FRESH_SECONDS = 1.0
 _DEADLINE = 5.0
@@ -106,112 +103,6 @@ class PageCache:
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
-    """The headline: how serious it is (``good``, ``warning`` or ``bad``), a sentence, the stored error behind it."""
-
-    level: str
-    sentence: str
-    detail: str = ""
-
-
-APPROVE = (
-    "This is normal once after image-syncer, which rewrites indexes. Otherwise check the rules, and Harbor's images. "
-    "Then use Approve under Reconciles, or replicator reconcile approve, to replace them once. Missing tags and pushes "
-    "are copied meanwhile."
-)
-"""Advice about a reconcile that waits for an approval."""
-
-
-def replacements(found: Findings) -> str:
-    """Return how many images a reconcile would replace, as a sentence."""
-    return f"The reconcile would replace {found.held:,} of {found.compared:,} images, and waits for an approval."
-
-
-def health(facts: Facts) -> Health:
-    """Return the most important fact: what has stopped, then what needs a person, then what is in progress."""
-    looks = (_stopped, _misconfigured, _unheard, _given_up)
-    return next((found for look in looks if (found := look(facts)) is not None), _in_progress(facts))
-
-
-def _stopped(facts: Facts) -> Health | None:
-    """Report copies that can't start at all."""
-    status = facts.status
-    if not any(not worker.stopping for worker in status.workers):
-        queued = sum(lane.queued for lane in status.counts.lanes.values())
-        backlog = f" ({queued:,} queued)" if queued else ""
-        return Health("bad", f"Nothing is being copied: no worker is running{backlog}.")
-    if status.unserved:
-        unserved = " or ".join(f"{lane} ({status.counts.lanes[lane].queued:,} queued)" for lane in status.unserved)
-        return Health("bad", f"No worker copies for the lane {unserved}.")
-    if status.pauses:
-        return Health("warning", _with_others(status.pauses[0].sentence, status.pauses))
-    return None
-
-
-def _misconfigured(facts: Facts) -> Health | None:
-    """Report processes that do not use the current files, or not the same rules."""
-    status = facts.status
-    if refused := [process for process in facts.processes if process.problem]:
-        who = "" if len(refused) == 1 else f"{len(refused)} processes: "
-        sentence = "The changed configuration has an error. Still using the previous one."
-        if out := sorted({name for process in refused for name in process.out}):
-            more = f" and {len(out) - 1} more" if len(out) > 1 else ""
-            sentence = f"A rules file has an error. Nothing is copied by the rules of {out[0]}{more}."
-        return Health("warning", sentence, f"{who}{refused[0].problem}")
-    if status.differing is not None and status.differing.is_old:
-        return Health("warning", "Processes on this queue have different rules.", status.differing.sentence)
-    if status.ownerless:
-        return Health("warning", f"{ownerless(status.ownerless)}.")
-    return None
-
-
-def _unheard(facts: Facts) -> Health | None:
-    """Report registries that do not answer, or send no webhooks."""
-    status = facts.status
-    if status.silent:
-        return Health("warning", _with_others(status.silent[0].sentence, status.silent), status.silent[0].why)
-    if off := status.sweep.switched_off:
-        more = f" and {len(off) - 1} more" if len(off) > 1 else ""
-        return Health("warning", f"Webhooks are switched off at {off[0]}{more}.", SILENT)
-    return None
-
-
-def _given_up(facts: Facts) -> Health | None:
-    """Report results that need a person."""
-    status = facts.status
-    last, dead = status.reconcile.last, status.counts.dead
-    if status.reconcile.awaits_approval and last is not None:
-        return Health("warning", replacements(last.findings), APPROVE)
-    if dead:
-        are = "copy failed and is" if dead == 1 else "copies failed and are"
-        return Health("warning", f"{dead:,} {are} not retried automatically.")
-    if status.public:
-        copy = status.public[0]
-        return Health("warning", f"{public_copies(len(status.public))}.", f"{copy.source} at {copy.destination}")
-    if last is not None and last.findings.error is not None:
-        return Health("warning", "The last reconcile failed.", last.findings.error)
-    if last is not None and not last.findings.complete:
-        detail = "".join(f"{each.what}: {each.why}" for each in last.findings.failures[:1])
-        return Health("warning", f"The last reconcile was incomplete: {last.findings.shortfall}.", detail)
-    return None
-
-
-def _in_progress(facts: Facts) -> Health:
-    lanes = facts.status.counts.lanes.values()
-    queued, running = sum(lane.queued for lane in lanes), sum(lane.running for lane in lanes)
-    if waiting := sum(lane.waiting for lane in lanes):
-        return Health("warning", f"{waiting:,} cop{'y' if waiting == 1 else 'ies'} failed and will be retried.")
-    if queued or running:
-        return Health("good", f"All is well: {running:,} copying, {queued:,} queued.")
-    return Health("good", "All is well: the queue is empty.")
-
-
-def _with_others(sentence: str, all_of_them: Sequence[object]) -> str:
-    more = f" And {len(all_of_them) - 1} more." if len(all_of_them) > 1 else ""
-    return f"{sentence[0].upper()}{sentence[1:]}.{more}"
-
-
-@dataclass(frozen=True, slots=True)
 class RuleActivity:
     """A rule's key, the results of its recent copies with their numbers, and when the last one ended (UTC)."""
 
@@ -261,6 +152,7 @@ class View:
         by: what pending copies are looked up by: ``all`` or a field of a `Selection`; empty to look up none.
         what: the pattern for that.
         done: what a form has just done, to be shown once.
+        lang: the language to change to; the browser keeps it, so no other link has it.
     """
 
     result: str = ""
@@ -273,6 +165,7 @@ class View:
     by: str = ""
     what: str = ""
     done: str = ""
+    lang: str = ""
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Self:
@@ -311,7 +204,7 @@ class View:
 
     def link(self, **changes: Any) -> str:
         """Return the address of this page with some values changed; only a query, so it works under any path."""
-        other, default = replace(self, done="", **changes), View()
+        other, default = replace(self, done="", **{"lang": "", **changes}), View()
         values = {field.name: getattr(other, field.name) for field in fields(other)}
         return "?" + urlencode({name: value for name, value in values.items() if value != getattr(default, name)})
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.filesize import decimal
 
-from replicator.console import age, iso, printable
+from replicator.console import iso, printable
 from replicator.errors import ErrorText
 from replicator.queue.records import milliseconds
 from replicator.replication.advice import close_to_anyone
@@ -25,12 +26,10 @@ from replicator.server.page.facts import (
     DEAD_LETTERS,
     FIELDS,
     HOURS,
-    Health,
     activity,
-    health,
-    replacements,
     sheet,
 )
+from replicator.server.page.health import Health, health, paused, silence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from replicator.queue import LagSpan
     from replicator.rules import Rules
     from replicator.server.page.facts import PageData, View
+    from replicator.server.page.language import Messages
 
 
 HEIGHT = 150
@@ -91,18 +91,14 @@ class Chart:
     height: int = HEIGHT
 
 
-def duration(seconds: float) -> str:
-    """Format a duration for a person, with one decimal below ten seconds: ``0.3 s``, ``42 s``, ``5 min``."""
-    return f"{seconds:.1f} s" if seconds < 10 else age(seconds)
-
-
-def chart(spans: Sequence[LagSpan], now: datetime, hours: int) -> Chart:
+def chart(spans: Sequence[LagSpan], now: datetime, hours: int, t: Messages) -> Chart:
     """Lay out the chart.
 
     Args:
         spans: quarters of an hour; those outside of the chart are left out.
         now: the right edge.
         hours: the length of the time axis, a multiple of three.
+        t: the words of its language.
     """
     length = timedelta(hours=hours)
     shown = [span for span in spans if now - length <= span.start <= now]
@@ -117,26 +113,25 @@ def chart(spans: Sequence[LagSpan], now: datetime, hours: int) -> Chart:
 
     # A fifth of each quarter of an hour is the gap to the next bar.
     width = round(100 * (_SPAN / length) * 0.8, 3)
-    bars = [Bar(x(span.start), width, y(span.longest), y(span.mean), _tooltip(span)) for span in shown]
+    bars = [Bar(x(span.start), width, y(span.longest), y(span.mean), _tooltip(span, t)) for span in shown]
     levels = [Line(y(seconds), label) for seconds, label in _TICKS if seconds <= top]
     steps = range(hours, 0, -hours // 3)
     marks = [Line(round(100 * (1 - step / hours), 3), f"\N{MINUS SIGN}{step} h") for step in steps]
-    return Chart(bars, levels, marks, _summary(shown, hours))
+    return Chart(bars, levels, marks, _summary(shown, hours, t))
 
 
-def _tooltip(span: LagSpan) -> str:
-    copies = f"{span.number} cop{'y' if span.number == 1 else 'ies'}"
-    return f"{span.start:%H:%M} UTC: {copies}, average {duration(span.mean)}, maximum {duration(span.longest)}"
+def _tooltip(span: LagSpan, t: Messages) -> str:
+    mean, longest = t.duration(span.mean), t.duration(span.longest)
+    return t("lag.bar", time=f"{span.start:%H:%M}", number=span.number, mean=mean, longest=longest)
 
 
-def _summary(spans: Sequence[LagSpan], hours: int) -> str:
+def _summary(spans: Sequence[LagSpan], hours: int, t: Messages) -> str:
     number = sum(span.number for span in spans)
     if not number:
-        return f"No push was replicated in the last {hours} hours."
+        return t("lag.none", hours=hours)
     mean = sum(span.mean * span.number for span in spans) / number
     longest = max(span.longest for span in spans)
-    pushes = "1 push" if number == 1 else f"{number:,} pushes"
-    return f"{pushes} replicated in the last {hours} hours: average {duration(mean)}, maximum {duration(longest)}."
+    return t("lag.summary", number=number, hours=hours, mean=t.duration(mean), longest=t.duration(longest))
 
 
 _MAX_RUNNING = 50
@@ -145,17 +140,13 @@ _MAX_ACTIONS = 20
 _MAX_PUBLIC = 25
 _MAX_RULES = 200
 _MAX_PROCESSES = 100
-_DONE = {
-    "retried": "Queued again.",
-    "dropped": "Dropped. The image at the destination stays as it is.",
-    "approved": "Approved. The next reconcile begins within seconds, and may replace as many images as shown.",
-    "changed": "Nothing was done: another reconcile has ended since. Look at its numbers.",
-    "paused": "Paused. Pushes are still accepted and kept.",
-    "resumed": "Resumed.",
-    "cancelled": "Cancelled. Images at the destinations stay as they are.",
-    "absent": "Nothing was done: this item no longer exists. If a copy is still missing, push the tag again.",
-}
+_DONE = ("retried", "dropped", "approved", "changed", "paused", "resumed", "cancelled", "absent")
 """What the page can say about a form. The address only chooses one of these, so a link can't put words in our mouth."""
+_ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><g fill="none" stroke="{}" stroke-width="2">\
+<rect x="1.5" y="1.5" width="8" height="8" rx="1.5"/><path d="M12 6.5h1a1.5 1.5 0 0 1 1.5 1.5v5a1.5 1.5 0 0 1-1.5 \
+1.5H8A1.5 1.5 0 0 1 6.5 13v-1"/></g></svg>"""
+"""An image and its copy, which a browser draws in a tab, in the colour of the headline."""
+_COLOURS = {"good": "#1a7f45", "warning": "#c27400", "bad": "#d93025"}
 
 
 class PageRenderer:
@@ -175,14 +166,11 @@ class PageRenderer:
         self._environment.filters |= {
             "plain": printable,
             "lines": lambda stored: ErrorText.parse(stored).lines,
-            "result": lambda result: "failed" if result == GIVEN_UP else printable(result),
             "size": decimal,
-            "duration": duration,
             "iso": iso,
             "clock": lambda moment: f"{moment:%Y-%m-%d %H:%M:%S} UTC",
             "number": lambda number: f"{number:,}",
             "milliseconds": milliseconds,
-            "replacements": replacements,
         }
         self._environment.globals |= {"style": style, "script": script, "given_up": GIVEN_UP}
         self.policy = "; ".join(
@@ -198,7 +186,7 @@ class PageRenderer:
             )
         )
 
-    def render(self, data: PageData, rules: Rules, view: View, form_token: str, *, fragment: bool) -> str:
+    def render(self, data: PageData, rules: Rules, view: View, form_token: str, t: Messages, *, fragment: bool) -> str:
         """Return the page.
 
         Args:
@@ -206,18 +194,22 @@ class PageRenderer:
             rules: the rules in use.
             view: the filters and pages chosen.
             form_token: goes into every form.
+            t: the words of the page's language.
             fragment: only the parts that change, for a page that is already open.
         """
         facts, history = data.facts, data.facts.history
         now, keys = history.now, rules.keys
         return self._render(
             fragment=fragment,
-            health=health(facts),
+            t=t,
+            health=health(facts, t),
             view=view,
-            done=_DONE.get(view.done, ""),
+            done=t(f"done.{view.done}") if view.done in _DONE else "",
             form_token=form_token,
             now=now,
-            ago=lambda moment: _ago(now, moment),
+            ago=lambda moment: t.age((now - moment).total_seconds()),
+            paused=lambda pause: paused(pause, t),
+            silence=lambda found: silence(found, t),
             status=facts.status,
             running=facts.status.running[:_MAX_RUNNING],
             waiting=facts.status.waiting[:_MAX_WAITING],
@@ -228,7 +220,7 @@ class PageRenderer:
             copies=sheet(view.chosen(history.ended), view.page),
             kept=len(history.ended),
             results=sorted({entry.result for entry in history.ended} | ({view.result} - {""})),
-            chart=chart(history.lags, now, view.hours),
+            chart=chart(history.lags, now, view.hours, t),
             hours=HOURS,
             rules=activity(keys[:_MAX_RULES], history.ended),
             more_rules=max(0, len(keys) - _MAX_RULES),
@@ -240,18 +232,16 @@ class PageRenderer:
             processes=facts.processes[:_MAX_PROCESSES],
         )
 
-    def render_outage(self, reason: str, *, fragment: bool) -> str:
+    def render_outage(self, reason: str, view: View, t: Messages, *, fragment: bool) -> str:
         """Return the page of an installation whose Redis does not answer."""
-        headline = Health("bad", "The queue does not respond.")
-        return self._render(fragment=fragment, health=headline, reason=reason, status=None)
+        headline = Health("bad", t("health.outage"))
+        return self._render(fragment=fragment, t=t, health=headline, view=view, reason=reason, status=None)
 
-    def _render(self, *, fragment: bool, **values: Any) -> str:
-        return self._environment.get_template("parts.html.j2" if fragment else "page.html.j2").render(**values)
+    def _render(self, *, fragment: bool, health: Health, **values: Any) -> str:
+        icon = "data:image/svg+xml," + quote(_ICON.format(_COLOURS[health.level]), safe=" =:/")
+        template = self._environment.get_template("parts.html" if fragment else "page.html")
+        return template.render(icon=icon, health=health, **values)
 
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _ago(now: datetime, moment: datetime) -> str:
-    return age((now - moment).total_seconds())

@@ -22,11 +22,19 @@ from replicator.queue import (
     Selection,
 )
 from replicator.queue.leaders import SweepState
-from replicator.server.page.facts import APPROVE, Facts, health
+from replicator.server.page.facts import Facts
+from replicator.server.page.health import Health
+from replicator.server.page.health import health as health_in
+from replicator.server.page.language import messages
 from tests.commands.test_status import NOON, status
 
+EN = messages("en")
 REFUSED = ProcessInfo("serve", "1", "h", 1, NOON, NOON, "images: no such thing")
 FAILED = ReconcileResult(NOON, NOON + timedelta(seconds=1), "h", Findings(error="nothing could be listed"))
+
+
+def health(facts: Facts) -> Health:
+    return health_in(facts, EN)
 
 
 def facts(
@@ -90,7 +98,7 @@ def test_an_incomplete_reconcile_is_not_well_and_one_that_waits_for_a_person_goe
         (
             replace(found, listed=2003, held=300),
             "The reconcile would replace 300 of 2,000 images, and waits for an approval.",
-            APPROVE,
+            EN("health.held_advice"),
         ),
     ):
         state = ReconcileState(NOON, NOON, ReconcileResult(NOON, NOON, "h", findings), None)

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from replicator.errors import ErrorClass
 from replicator.queue import Ended, LagSpan, Lane
 from replicator.server.page.facts import ROWS, View, activity, sheet
-from replicator.server.page.rendering import chart, duration
+from replicator.server.page.language import messages
+from replicator.server.page.rendering import chart
 
+EN = messages("en")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ENTRY = Ended(NOON, "r.example/a:1", Lane.EVENTS, "copied", "h.example/a:1", "a rule", "", None, 1, 1.0, 2.0, 1)
 FAILED = replace(ENTRY, id="r.example/B:2", result="given up", note="denied by ACR", error_class=ErrorClass.PERMANENT)
@@ -85,7 +87,7 @@ spans = st.builds(
 
 @given(st.lists(spans, max_size=50), st.sampled_from((6, 24, 48)))
 def test_everything_in_the_chart_is_inside_its_bounds(known: list[LagSpan], hours: int) -> None:
-    drawn = chart(known, NOON, hours)
+    drawn = chart(known, NOON, hours, EN)
     for bar in drawn.bars:
         assert 0 <= bar.left <= 100
         assert 0 <= bar.longest <= bar.mean <= drawn.bottom <= drawn.height
@@ -95,17 +97,17 @@ def test_everything_in_the_chart_is_inside_its_bounds(known: list[LagSpan], hour
 
 
 def test_the_chart_has_a_summary_and_tooltips_in_words() -> None:
-    assert chart([], NOON, 24).summary == "No push was replicated in the last 24 hours."
+    assert chart([], NOON, 24, EN).summary == "No push was replicated in the last 24 hours."
     known = [LagSpan(NOON - timedelta(hours=1), 3, 2.0, 4.0), LagSpan(NOON - timedelta(hours=7), 1, 10.0, 600.0)]
-    assert chart(known, NOON, 24).summary == (
+    assert chart(known, NOON, 24, EN).summary == (
         "4 pushes replicated in the last 24 hours: average 4.0 s, maximum 10 min."
     )
-    assert chart(known, NOON, 6).bars[0].text == "11:00 UTC: 3 copies, average 2.0 s, maximum 4.0 s"
+    assert chart(known, NOON, 6, EN).bars[0].text == "11:00 UTC: 3 copies, average 2.0 s, maximum 4.0 s"
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (10, "10 s"), (125, "2 min")])
 def test_short_durations_have_one_decimal(seconds: float, shown: str) -> None:
-    assert duration(seconds) == shown
+    assert EN.duration(seconds) == shown
 
 
 def test_each_rule_shows_its_recent_results_and_the_last_time() -> None:

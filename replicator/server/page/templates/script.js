@@ -4,12 +4,13 @@
   const every = 5000;
   const note = document.getElementById("refreshed");
   const pause = document.getElementById("pause");
-  const refreshing = "Refreshes every 5 seconds.";
+  const { on, paused: stopped, lost } = note.dataset;
   let paused = false;
 
-  // The result of a form is shown once, not again when the page is reloaded.
+  // The result of a form is shown once, not again when the page is reloaded; and a cookie keeps the language.
   const here = new URL(location.pathname + location.search, location.origin);
   here.searchParams.delete("done");
+  here.searchParams.delete("lang");
   history.replaceState(null, "", here.pathname + here.search + location.hash);
 
   // Replacing what has the focus or the selection would pull it from under the user.
@@ -37,10 +38,10 @@
       if (fresh.getElementById("head") === null) throw new Error("the answer is not the page");
       take(fresh);
       for (const part of document.querySelectorAll("main [data-live]")) part.classList.toggle("stale", !answer.ok);
-      note.textContent = refreshing;
+      note.textContent = on;
     } catch (error) {
       for (const part of document.querySelectorAll("[data-live]")) part.classList.add("stale");
-      note.textContent = `Out of date: the replicator can't be reached (${error.message}).`;
+      note.textContent = lost.replace("%", () => error.message);
     }
   }
 
@@ -55,9 +56,9 @@
   pause.addEventListener("click", () => {
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
-    note.textContent = paused ? "Paused." : refreshing;
+    note.textContent = paused ? stopped : on;
   });
   document.addEventListener("visibilitychange", refresh);
-  note.textContent = refreshing;
+  note.textContent = on;
   go();
 })();
