@@ -15,6 +15,7 @@ from replicator.queue.history import note_action
 from replicator.queue.job import Lane, QueueUnavailable
 from replicator.queue.reconciles import Progress, ReconcileLease, RunningReconcile, RunRecord
 from replicator.queue.records import Moment, decode, dump_json, encode, milliseconds, moment
+from replicator.queue.traffic import LostEvents, read_lost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -295,12 +296,14 @@ class SweepState:
         problem: the reason why the last one was incomplete; empty if it was not.
         webhooks: whether the system settings of a Harbor switch webhooks on, by its host; without Harbors that do not
             say so, and empty once sweeps have stopped.
+        lost: the last repositories with tags that no event had announced, the newest first.
     """
 
     ended: datetime | None
     replaced: int
     problem: str
     webhooks: Mapping[str, bool] = field(default_factory=dict)
+    lost: Sequence[LostEvents] = ()
 
     @property
     def switched_off(self) -> list[str]:
@@ -314,10 +317,10 @@ class SweepState:
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        ended, replaced, problem, webhooks = await queue.ask("sweep_show")
+        ended, replaced, problem, webhooks, lost = await queue.ask("sweep_show")
         when = moment(float(ended)) if ended else None
         enabled = decode(_Webhooks, webhooks).enabled if webhooks else {}
-        return cls(when, int(replaced or 0), problem.decode(errors="replace"), enabled)
+        return cls(when, int(replaced or 0), problem.decode(errors="replace"), enabled, read_lost(lost))
 
 
 class Sweeps:
@@ -355,12 +358,13 @@ class Sweeps:
                 continue
         return moment(float(now)), projects
 
-    async def keep(self, projects: Mapping[str, SweptProject], replaced: int = 0) -> bool:
+    async def keep(self, projects: Mapping[str, SweptProject], replaced: int = 0, repository: str = "") -> bool:
         """Store how far projects were swept, and renew the leadership.
 
         Args:
             projects: by ``HOST/PROJECT``.
             replaced: copies that were queued since the last call.
+            repository: the source of those copies.
 
         Returns:
             Whether it is stored; if not, another process leads.
@@ -369,7 +373,7 @@ class Sweeps:
             QueueUnavailable: Redis is away or takes nothing.
         """
         fields = [part for name, project in projects.items() for part in (name, encode(project))]
-        return bool(await self._queue.ask("sweep_keep", self._token, self._lease, replaced, *fields))
+        return bool(await self._queue.ask("sweep_keep", self._token, self._lease, replaced, repository, *fields))
 
     async def end(self, problem: str, webhooks: Mapping[str, bool]) -> None:
         """Note that a sweep has ended.

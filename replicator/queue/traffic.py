@@ -30,6 +30,8 @@ log = structlog.get_logger("replicator.queue")
 
 MOST_HEARD = 500
 """Projects whose last event is known (``heard``)."""
+MOST_LOST = 20
+"""Repositories that are named of those in which a sweep found what no event had announced (``sweep_keep``)."""
 LAG_SPAN = timedelta(minutes=15)
 """The length of one :class:`LagSpan`."""
 RATE_SPAN = timedelta(hours=1)
@@ -115,6 +117,32 @@ async def list_heard(queue: Queue) -> list[HeardProject]:
             # A time in the future was noted before the clock was set back.
             found.append(HeardProject(host, project, moment(min(float(at), now)), int(number) if number else None))
     return sorted(found, key=lambda each: each.at, reverse=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LostEvents:
+    """Tags of a repository that a sweep queued because no event had announced them.
+
+    Attributes:
+        at: when (UTC).
+        repository: the source.
+        copies: how many copies were queued.
+    """
+
+    at: datetime
+    repository: str
+    copies: int
+
+
+def read_lost(reply: list[bytes]) -> list[LostEvents]:
+    """Read the list of ``sweep_show``; what has another form is left out."""
+    found = []
+    for text in reply:
+        at, _, rest = text.decode(errors="replace").partition(" ")
+        copies, _, repository = rest.partition(" ")
+        with contextlib.suppress(ValueError):
+            found.append(LostEvents(moment(float(at)), repository, int(copies)))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

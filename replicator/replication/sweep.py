@@ -172,9 +172,9 @@ class Sweeper:
         await self._sweeps.end("; ".join(problems[:3]), webhooks)
         return any(sweep.young for sweep in sweeps)
 
-    async def keep(self, projects: Mapping[str, SweptProject], replaced: int = 0) -> bool:
+    async def keep(self, projects: Mapping[str, SweptProject], replaced: int = 0, place: str = "") -> bool:
         """Store how far projects were swept; return whether this process still leads, and goes on."""
-        return await self._sweeps.keep(projects, replaced) and not self._stopping.is_set()
+        return await self._sweeps.keep(projects, replaced, place) and not self._stopping.is_set()
 
     async def compare(self, found: Sequence[Found], rules: str) -> tuple[dict[_Copy, Job], dict[_Copy, Job], bool]:
         """Compare tags with their destinations; ``rules`` is the digest of those that ask for them.
@@ -341,7 +341,7 @@ class _Sweep:
             if finished:
                 pending = {other: its for other, its in state.pending.items() if other != repository}
                 states[name] = state = replace(state, pending=pending)
-            if not await self._sweeper.keep({name: state}, replaced):
+            if not await self._sweeper.keep({name: state}, replaced, str(place)):
                 return False
         return True
 

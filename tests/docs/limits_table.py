@@ -58,6 +58,9 @@ LIMITS = {
         Limit("path of a request in the log", "server.http.MAX_PATH", "characters", "cut off"),
         Limit("answer to the sample of `webhook test`", "harbor.events._MAX_ANSWER", "bytes", "not read"),
         Limit("projects whose last event is known", "queue.traffic.MOST_HEARD", "", "the oldest is forgotten"),
+        Limit(
+            "repositories named for what no event had announced", "queue.traffic.MOST_LOST", "", "the oldest is dropped"
+        ),
         Limit("images in one event", "harbor.events._MAX_RESOURCES", "", "400"),
         Limit("waiting copies looked at after a scan", "queue.waits._MAX_HASTENED", "", "they wait for their back-off"),
     ),

@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from replicator.queue import Queue, hearing, list_heard
-from replicator.queue.traffic import MOST_HEARD
+from replicator.queue.leaders import Sweeps, SweepState
+from replicator.queue.traffic import MOST_HEARD, MOST_LOST
 from tests.queue.conftest import command
 
 if TYPE_CHECKING:
@@ -66,3 +67,16 @@ async def test_an_event_that_redis_does_not_take_is_forgotten(own_server: RedisS
         own_server.kill()
         async with hearing(queue) as arrivals:
             arrivals.note("h.example", "a")
+
+
+async def test_the_repositories_that_sweeps_named_last_are_kept(queue: Queue) -> None:
+    sweeps = Sweeps(queue, lease=10.0)
+    assert await sweeps.begin() is not None
+    await command(queue, "LPUSH", f"{queue.prefix}:sweep:lost", "of another version")
+    for number in range(MOST_LOST + 2):
+        await sweeps.keep({}, number, f"h.example/team/{number}")
+    state = await SweepState.read(queue)
+    assert state.replaced == sum(range(MOST_LOST + 2))
+    assert [(each.repository, each.copies) for each in state.lost] == [
+        (f"h.example/team/{number}", number) for number in range(MOST_LOST + 1, 1, -1)
+    ], "where nothing was lost, nothing is noted"

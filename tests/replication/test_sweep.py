@@ -49,7 +49,9 @@ async def test_a_tag_that_no_event_told_of_arrives_and_is_counted(stage: Stage) 
     await sweeper.step()
     # v1 is not there either: what a repository lacks is brought as a whole.
     assert await stage.queued() == 2
-    assert (await SweepState.read(stage.queue)).replaced == 2
+    state = await SweepState.read(stage.queue)
+    assert state.replaced == 2
+    assert [(each.repository, each.copies) for each in state.lost] == [(f"{stage.house.harbor.host}/team/app", 2)]
     await stage.copy()
     content, _ = await fetch_raw(stage.house.behind, "copies/app", "made-in-the-ui")
     assert digest_of(content) == digests["team/app:v1"]

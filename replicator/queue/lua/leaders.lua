@@ -188,13 +188,18 @@ if not take(SWEEP, ARGV[2], ARGV[3]) then return {0} end
 return {1, NOW, redis.call('HGETALL', SWEEP .. ':projects')}
 
 -- sweep_keep with leases --
--- Store how far projects were swept. ARGV: prefix, token, lease in ms, copies queued, then names and records (JSON).
--- Returns 0 when the leadership is lost; nothing is stored then.
+-- Store how far projects were swept. ARGV: prefix, token, lease in ms, copies queued, the repository that they are of or
+-- '', then names and records (JSON). Returns 0 when the leadership is lost; nothing is stored then.
+local MOST_LOST = 20
 if not renew(SWEEP, ARGV[2], ARGV[3]) then return 0 end
-for i = 5, #ARGV, 2 do
+for i = 6, #ARGV, 2 do
   redis.call('HSET', SWEEP .. ':projects', ARGV[i], ARGV[i + 1])
 end
-if tonumber(ARGV[4]) > 0 then redis.call('HINCRBY', SWEEP, 'replaced', ARGV[4]) end
+if tonumber(ARGV[4]) > 0 then
+  redis.call('HINCRBY', SWEEP, 'replaced', ARGV[4])
+  redis.call('LPUSH', SWEEP .. ':lost', string.format('%.0f ', NOW) .. ARGV[4] .. ' ' .. ARGV[5])
+  redis.call('LTRIM', SWEEP .. ':lost', 0, MOST_LOST - 1)
+end
 return 1
 
 -- sweep_end with leases --
@@ -211,6 +216,9 @@ return release(SWEEP, ARGV[2]) and 1 or 0
 
 -- sweep_show with leases --
 -- ARGV: prefix. Returns: when the last sweep ended or '', copies queued by all of them or '', its problem or '', which
--- Harbors send webhooks (JSON) or ''.
+-- Harbors send webhooks (JSON) or '', and "<ms> <copies> <repository>" of the last that were queued, the newest first.
 local known = redis.call('HMGET', SWEEP, 'ended', 'replaced', 'problem')
-return {known[1] or '', known[2] or '', known[3] or '', redis.call('GET', SWEEP .. ':webhooks') or ''}
+return {
+  known[1] or '', known[2] or '', known[3] or '', redis.call('GET', SWEEP .. ':webhooks') or '',
+  redis.call('LRANGE', SWEEP .. ':lost', 0, -1),
+}

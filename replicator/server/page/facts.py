@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
 from replicator.queue import (
+    HeardProject,
     History,
     Lane,
     ProcessInfo,
     QueueUnavailable,
     Selection,
     Status,
+    list_heard,
     processes,
 )
 
@@ -30,11 +32,19 @@ _DEADLINE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The installation at one moment: the queue as ``replicator status`` shows it, its history and its processes."""
+    """The installation at one moment.
+
+    Attributes:
+        status: the queue as ``replicator status`` shows it.
+        history: what ended lately.
+        processes: those that are alive.
+        heard: the projects that have sent events, the last one first.
+    """
 
     status: Status
     history: History
     processes: Sequence[ProcessInfo]
+    heard: Sequence[HeardProject] = ()
 
     @classmethod
     async def read(cls, queue: Queue) -> Facts:
@@ -45,7 +55,8 @@ class Facts:
         """
         try:
             async with asyncio.timeout(_DEADLINE):
-                return cls(await Status.read(queue), await History.read(queue), await processes(queue))
+                status, history = await Status.read(queue), await History.read(queue)
+                return cls(status, history, await processes(queue), await list_heard(queue))
         except TimeoutError:
             raise QueueUnavailable(f"{queue.where} did not answer everything within {_DEADLINE:g} s") from None
 

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from replicator.queue import LoadedConfig, Queue, announced
+from replicator.queue.traffic import Arrivals
 from replicator.rules import parse
 from replicator.server.app import Readiness, Webhook, create_app
 from replicator.server.auth import PageAuth, WebhookAuth
@@ -88,7 +89,8 @@ async def ask(
 async def shown(queue: Queue) -> AsyncIterator[Site]:
     """Serve the page of a queue as ``serve`` does."""
     rules = parse(json.dumps(RULES), "rules.json", environ={})
-    webhook = Webhook(rules, queue, WebhookAuth(TOKEN), lambda *_: None)
+    arrivals = Arrivals(queue)
+    webhook = Webhook(rules, queue, WebhookAuth(TOKEN), lambda *_: None, heard=arrivals.note)
     page = StatusPage(queue, rules, PageAuth(PASSWORD))
     app = create_app(webhook, Readiness(queue, list), metrics=None, more=page.routes())
     listening: asyncio.Future[URL] = asyncio.get_running_loop().create_future()
@@ -99,6 +101,7 @@ async def shown(queue: Queue) -> AsyncIterator[Site]:
             yield Site(queue, (await listening).authority, server)
         server.should_exit = True
         await serving
+    await arrivals.aclose()
 
 
 @pytest.fixture

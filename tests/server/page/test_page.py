@@ -111,7 +111,7 @@ async def test_the_fragment_has_only_the_parts_that_change(site: Site) -> None:
         return {about["id"] for _, about in of.tags if "data-live" in about}
 
     assert live(whole) == live(part)
-    assert len(live(part)) == 11
+    assert len(live(part)) == 12
     assert not {"html", "style", "script"} & {tag for tag, _ in part.tags}
 
 
