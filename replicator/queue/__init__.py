@@ -17,7 +17,7 @@ from replicator.queue.causes import Cause, Causes
 from replicator.queue.client import Queue
 from replicator.queue.configurations import Differing, InForce, KnownConfig, ProcessInfo, ownerless
 from replicator.queue.dead_letters import CauseWatch, DeadLetter, DeadLetterPage, DeadLetters, PendingJob, list_jobs
-from replicator.queue.destinations import KnownDestination, KnownJob, look_up
+from replicator.queue.destinations import KnownDestination, KnownJob, list_attempts, look_up
 from replicator.queue.embedded import embedded_server
 from replicator.queue.history import (
     Action,
@@ -181,6 +181,7 @@ __all__ = [
     "hasten",
     "hearing",
     "letters_of",
+    "list_attempts",
     "list_heard",
     "list_jobs",
     "list_pauses",

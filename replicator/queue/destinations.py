@@ -17,6 +17,9 @@ from replicator.queue.records import TagRecord, decode, moment
 if TYPE_CHECKING:
     from replicator.queue.client import Queue
 
+MOST_ATTEMPTS = 1000
+"""Failed attempts that are kept of all jobs, each of up to 4 KB (``chronicle``)."""
+
 
 @dataclass(frozen=True, slots=True)
 class KnownJob:
@@ -98,6 +101,18 @@ async def pending_by_host(queue: Queue, hosts: Sequence[str]) -> tuple[dict[Lane
     totals, rest = dict(zip(Lane, numbers, strict=False)), numbers[len(Lane) :]
     pairs = [PendingJobs(jobs, age / 1000) for jobs, age in zip(rest[::2], rest[1::2], strict=True)]
     return totals, {lane: pairs[n * len(hosts) : (n + 1) * len(hosts)] for n, lane in enumerate(Lane)}
+
+
+async def list_attempts(queue: Queue, destination: str) -> list[Failure]:
+    """List the failed attempts of a destination's job that another followed, the newest first.
+
+    They are those among the last `MOST_ATTEMPTS` of all jobs.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    found = (_decoded(Failure, text) for text in await queue.ask("attempts", destination))
+    return [each for each in found if each is not None and each.id == destination]
 
 
 def _read(  # the parts of an answer, in its order

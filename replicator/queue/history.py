@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -68,6 +68,8 @@ class Description:
         bytes: how much was sent.
         arrived: whether the tag is in place now, so that the time it took is the wait of its sender.
         replaced: what the destination held before, where that was something else; empty otherwise.
+        digest: what the destination holds now, where that is known.
+        parts: how many manifests and blobs it took, by kind.
     """
 
     result: str
@@ -77,6 +79,8 @@ class Description:
     bytes: int = 0
     arrived: bool = True
     replaced: str = ""
+    digest: str = ""
+    parts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,8 @@ class Ended:
         lag: seconds from the push to the end; None where no push asked for it, or its time is unknown.
         tries: number of attempts.
         replaced: what the destination held before, where that was something else; empty otherwise.
+        digest: what the destination holds now, where that is known.
+        parts: how many manifests and blobs it took, by kind.
     """
 
     at: Moment
@@ -112,6 +118,8 @@ class Ended:
     lag: float | None
     tries: int
     replaced: str = ""
+    digest: str = ""
+    parts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,8 +355,11 @@ def encode_entry(
         lag=None if ending.lag is None else round(ending.lag, 3),
         tries=job.failures + 1,
         replaced=_cut(description.replaced),
+        digest=_cut(description.digest),
+        parts=description.parts,
     )
-    return encode(entry, without={"at"} if entry.replaced else {"at", "replaced"})
+    empty = {name for name in ("replaced", "digest", "parts") if not getattr(entry, name)}
+    return encode(entry, without={"at", *empty})
 
 
 def lag_ms(lane: Lane, ending: Ending, seconds: float, description: Description | None) -> str | int:

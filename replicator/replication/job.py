@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("replicator.copy")
 
+PARTS = ("manifests", "signatures", "blobs_copied", "blobs_mounted", "blobs_present")
+"""The numbers of an `Outcome` that the history keeps."""
 GIVEN_UP = "given up"
 """The result of a dead letter in the history; stored in Redis."""
 
@@ -77,7 +79,9 @@ def describe(
         return None
     note = "; ".join(filter(None, (copied.note, *copied.warnings)))
     arrived = copied.result in (Result.COPIED, Result.UP_TO_DATE)
-    return Description(str(copied.result), source, rule, note, copied.bytes, arrived, copied.replaced or "")
+    result, replaced, digest = str(copied.result), copied.replaced or "", copied.digest or ""
+    parts = {name: number for name in PARTS if (number := getattr(copied, name))}
+    return Description(result, source, rule, note, copied.bytes, arrived, replaced, digest, parts)
 
 
 def answered(payload: Mapping[str, JsonValue], outcome: Mapping[str, JsonValue]) -> set[str]:

@@ -102,6 +102,7 @@ LIMITS = {
         Limit("a pattern of `queue pause`, `cancel` or `list`", "queue.waits.MAX_PATTERN", "characters", "refused"),
         Limit("wildcards in it", "queue.waits.MAX_WILDCARDS", "", "refused"),
         Limit("pauses at the same time", "queue.waits.MAX_PAUSES", "", "refused"),
+        Limit("failed attempts that are kept", "queue.destinations.MOST_ATTEMPTS", "", "the oldest is dropped"),
         Limit("numbers of results by hour that are kept", "queue.traffic.MOST_RATES", "", "not counted"),
         Limit("actions of people that are kept", "queue.history.MOST_ACTIONS", "", "the oldest is dropped"),
     ),

@@ -13,11 +13,13 @@ from replicator.copy import Outcome, Result
 from replicator.errors import ErrorClass
 from replicator.queue import Findings, Lane, ReconcileResult, history, traffic
 from replicator.queue.attempt import Ending, StartedJob
+from replicator.queue.destinations import MOST_ATTEMPTS
 from replicator.queue.job import MAX_ID_BYTES, RunningRecord
 from replicator.queue.records import EPOCH
 from replicator.reference import Reference, Repository
 from replicator.registry.errors import Denied
 from replicator.replication.advice import explained
+from replicator.replication.job import PARTS
 from replicator.schedule import parse_schedule
 from tests.docs.pages import ROOT, blocks
 
@@ -129,13 +131,17 @@ def test_the_bounds_of_the_history_are_those_of_the_program() -> None:
     job = StartedJob('"' * MAX_ID_BYTES, b"", 1, 0, None, None, record, merged=False)
     longest = 0
     for text in ('"' * 10_000, "\0" * 10_000, "\N{PILE OF POO}" * 10_000):
-        description = history.Description("source gone", text, text, text, 1 << 40)
+        parts = dict.fromkeys(PARTS, 1 << 40)
+        description = history.Description("source gone", text, text, text, 1 << 40, digest="x" * 200, parts=parts)
         entry = history.encode_entry(job, Lane.BACKFILL, Ending("done", lag=1e6), 3600.0, description)
         longest = max(longest, len(entry))
     (most,) = re.findall(r"(\d+) MB at the most", row)
     bytes_of_an_action = 3 * 2 * 600 + 100
     copies, actions = len(Lane) * history.MOST_JOBS * longest, history.MOST_ACTIONS * bytes_of_an_action
-    assert copies + actions < int(most) * 1_000_000
+    attempts = MOST_ATTEMPTS * 4096
+    assert f"HISTORY_ATTEMPTS, ATTEMPT_BYTES = {MOST_ATTEMPTS}, 4096\n" in script
+    assert f"the last {MOST_ATTEMPTS:,} failed attempts" in row
+    assert copies + actions + attempts < int(most) * 1_000_000
 
 
 def test_every_part_of_the_status_page_is_explained() -> None:

@@ -1,14 +1,17 @@
-"""The last event of each project: kept by Redis's clock for all processes, and bounded."""
+"""The last event of each project, what sweeps found, and failed attempts: kept by Redis's clock, and bounded."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
 
-from replicator.queue import Queue, hearing, list_heard
+from replicator.errors import ErrorClass
+from replicator.queue import Job, Lane, Queue, hearing, list_attempts, list_heard
 from replicator.queue.leaders import Sweeps, SweepState
+from replicator.queue.records import EPOCH
 from replicator.queue.traffic import MOST_HEARD, MOST_LOST
-from tests.queue.conftest import command
+from tests.queue.conftest import Recorder, command, idle, working
+from tests.queue.test_retrying import Fault
 
 if TYPE_CHECKING:
     from tests.queue.servers import RedisServer
@@ -80,3 +83,21 @@ async def test_the_repositories_that_sweeps_named_last_are_kept(queue: Queue) ->
     assert [(each.repository, each.copies) for each in state.lost] == [
         (f"h.example/team/{number}", number) for number in range(MOST_LOST + 1, 1, -1)
     ], "where nothing was lost, nothing is noted"
+
+
+async def test_each_failed_attempt_of_a_destination_is_kept_with_its_time_and_reason(
+    queue: Queue, handler: Recorder
+) -> None:
+    await command(queue, "LPUSH", f"{queue.prefix}:history:attempts", *(f'{{"id":"{n}"}}' for n in range(1005)))
+    async with working(queue, handler):
+        for name, classes in (("one", (ErrorClass.TRANSIENT, ErrorClass.NOT_YET)), ("two", (ErrorClass.TRANSIENT,))):
+            handler.errors = [Fault(each) for each in classes]
+            await queue.enqueue([Job(f"r.example/a/{name}", {})], Lane.EVENTS)
+            await idle(queue)
+    second, first = await list_attempts(queue, "r.example/a/one")
+    assert (first.error_class, first.tries) == (ErrorClass.TRANSIENT, 1)
+    assert (second.error_class, second.tries) == (ErrorClass.NOT_YET, 2)
+    assert EPOCH < first.last <= second.last
+    assert len(await list_attempts(queue, "r.example/a/two")) == 1
+    assert await list_attempts(queue, "r.example/a/t") == []
+    assert await command(queue, "LLEN", f"{queue.prefix}:history:attempts") == 1000

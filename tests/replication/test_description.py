@@ -18,6 +18,13 @@ def test_the_history_has_the_names_bytes_and_notes_of_a_copy() -> None:
     assert told == Description("copied", "h.example/a:1", "a rule", "left out; refused", 7, arrived=True)
 
 
+def test_the_history_has_what_a_copy_took_and_what_is_there_now() -> None:
+    made = Outcome(Result.COPIED, "h.example/a:1", "r.example/a:1", "sha256:1", blobs_copied=3, manifests=2)
+    told = describe(Lane.EVENTS, PAYLOAD, made.to_json())
+    assert told is not None
+    assert (told.digest, told.parts) == ("sha256:1", {"manifests": 2, "blobs_copied": 3})
+
+
 def test_an_up_to_date_tag_of_a_backfill_is_not_in_the_history_unless_it_has_a_warning() -> None:
     same = outcome(Result.UP_TO_DATE)
     assert describe(Lane.BACKFILL, PAYLOAD, same) is None

@@ -679,11 +679,13 @@ elseif how == 'retry' then
   redis.call('ZADD', queue(lane), math.max(NOW + delay, earliest), member(id))
   redis.call('SET', failures_key(id), failures)
   redis.call('HSET', WAITING, id, note)
+  note_attempt(note)
   report_end(id, seen, record, tonumber(ARGV[19] or failures))
 elseif how == 'wait' then
   local key, wait = ARGV[14], get_wait(ARGV[14])
   local due = runner and runner.due or NOW
   redis.call('HSET', WAITING, id, note)
+  note_attempt(note)
   report_end(id, seen, record, tonumber(ARGV[19]))
   if wait and wait.back and NOW - wait.back < SETTLE_MS then
     -- The key has just come back, and the worker that failed had not heard of it.

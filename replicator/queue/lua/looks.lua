@@ -7,10 +7,12 @@
 --   <prefix>:history:<lane>       list of "<ms> <JSON>", one for each job that ended, the newest first
 --   <prefix>:history:reconciles   list of results as in <prefix>:reconcile, the newest first
 --   <prefix>:history:actions      list of "<ms> <JSON>", one for each action of a person, the newest first
+--   <prefix>:history:attempts     list of JSON (a failure), one for each failed attempt with another to come, the newest first
 --   <prefix>:history:unlogged     those of commands, until a process that runs for long has logged them
 --   <prefix>:lag                  hash quarter of an hour since 1970 -> "<number> <sum> <longest>", in ms
 --   <prefix>:rates                hash "<hour since 1970> <result>" -> how many jobs ended so
 local HISTORY_JOBS, HISTORY_RECONCILES, HISTORY_ACTIONS = 1000, 30, 1000
+local HISTORY_ATTEMPTS, ATTEMPT_BYTES = 1000, 4096
 local HISTORIES = {'events', 'backfill', 'reconciles', 'actions'}
 local LAG_SPAN, LAG_SPANS = 900000, 192
 local RATE_SPAN, RATE_SPANS, MOST_RATES = 3600000, 48, 1000
@@ -35,6 +37,11 @@ local function note_lag(lag)
     -- A span in the future was noted before the clock was set back.
     if tonumber(other) <= span - LAG_SPANS or tonumber(other) > span then redis.call('HDEL', LAG, other) end
   end
+end
+
+-- Note a failed attempt that is followed by another. failure: JSON.
+local function note_attempt(failure)
+  if #failure <= ATTEMPT_BYTES then note_first(history('attempts'), failure, HISTORY_ATTEMPTS) end
 end
 
 -- Count a job by its hour and its result. A quote within a text has a backslash in JSON, so the pattern finds the key.
@@ -226,6 +233,14 @@ return {
   redis.call('HGETALL', LAG), redis.call('LRANGE', history('reconciles'), 0, -1),
   redis.call('LRANGE', history('actions'), 0, -1), redis.call('HGETALL', RATES),
 }
+
+-- attempts with chronicle --
+-- ARGV: prefix, id. Returns the failures (JSON) of its attempts that another followed, the newest first.
+local found, mark = {}, '"id":"' .. ARGV[2] .. '"'
+for _, failure in ipairs(redis.call('LRANGE', history('attempts'), 0, -1)) do
+  if string.find(failure, mark, 1, true) then found[#found + 1] = failure end
+end
+return found
 
 -- note_action with chronicle --
 -- Note what a person did. ARGV: prefix, record (JSON), '1' if it is still to be logged by a process that runs for long.
