@@ -70,6 +70,8 @@ LIMITS = {
         Limit("requests at once after a pause", "server.api.BURST", "", "429"),
         Limit("requests that a process answers at a time", "server.api.MOST_AT_ONCE", "", "429"),
         Limit("destinations in a request", "server.api.models.MAX_NAMES", "", "400"),
+        Limit("ends, and failed attempts, of one copy on its page", "server.page.copies.MOST_ATTEMPTS", "", "left out"),
+        Limit("rules without a match that the page names", "server.page.copies.MOST_EXPLAINED", "", "counted"),
         Limit("entries of a page", "server.api.models.MAX_PAGE", "", "400"),
         Limit("a reference", "server.api.models.MAX_REFERENCE", "characters", "400"),
         Limit("images compared at registries at a time", "server.api.images.ASKED_AT_ONCE", "", "the next one waits"),

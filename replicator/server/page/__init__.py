@@ -2,7 +2,7 @@
 
 | request | answers |
 |---|---|
-| ``GET /`` | the page; 401 without the password, 404 if no password is set, 503 if Redis does not answer |
+| ``GET /`` | the page, with ``?copy=`` that of one destination; 401 without the password, 404 if none is set, 503 |
 | ``POST /`` | 303 after the form was carried out; 400, 403 a form that is not ours, 413, 503 |
 
 All links are relative and name no path, so that the page works under any path that a proxy puts it at.
@@ -24,6 +24,7 @@ from replicator.errors import ErrorText
 from replicator.logs import LogLimit
 from replicator.queue import (
     DeadLetters,
+    Lane,
     QueueUnavailable,
     ReconcileState,
     TooManyPauses,
@@ -31,14 +32,18 @@ from replicator.queue import (
     cancel,
     list_jobs,
     list_pauses,
+    named,
     note_action,
     pause,
+    request_reconcile,
     resume,
 )
 from replicator.queue.records import milliseconds
+from replicator.replication.enqueue import job_for
 from replicator.server.auth import is_cross_site, user_of
 from replicator.server.connections import trust
 from replicator.server.http import client_of, read_body
+from replicator.server.page.copies import MAX_REFERENCE, CopyFacts, explain
 from replicator.server.page.facts import PENDING, PageCache, PageData, PendingCopies, View, selection_of
 from replicator.server.page.language import COOKIE, choose_language, messages
 
@@ -61,7 +66,7 @@ _MAX_USER = 100
 
 
 class StatusPage:
-    """Shows the installation; retries or drops dead letters, steers copies, and approves what a reconcile replaces.
+    """Shows the installation and single copies; retries, drops, steers and begins copies, and steers reconciles.
 
     Args:
         queue: what is shown.
@@ -99,6 +104,8 @@ class StatusPage:
         view, t = View.of(request.query_params), _messages(request)
         fragment = "fragment" in request.query_params
         try:
+            if view.copy:
+                return await self._show_copy(view, t, fragment=fragment)
             letters = await DeadLetters(self._queue).page(view.part)
             # Not for a page that is open already: to look through a long queue every few seconds is too much.
             pending = None if fragment else await self._look_up(view)
@@ -111,6 +118,12 @@ class StatusPage:
             # Without a path: the browser takes that of the page, which a proxy may have put anywhere.
             answer.set_cookie(COOKIE, t.language, max_age=_COOKIE_SECONDS, path=None, httponly=True, samesite="lax")
         return answer
+
+    async def _show_copy(self, view: View, t: Messages, *, fragment: bool) -> Response:
+        """Answer with the page of one copy; see `show`."""
+        facts = await CopyFacts.read(self._queue, view.copy)
+        form_token = self._auth.form_token(time.time())
+        return self._answer(self._renderer.render_copy(facts, self._rules, view, form_token, t, fragment=fragment), t)
 
     async def act(self, request: Request) -> Response:
         """Do what a form asks for, and redirect back to the page."""
@@ -153,6 +166,10 @@ class StatusPage:
             case "retry all", None:
                 ids, done = await letters.retry(), "retried"
                 what = f"all {len(ids):,} dead letters"
+            case "reconcile", None:
+                return "reconcile" if (await request_reconcile(self._queue, by)).is_new else "reconcile_again"
+            case "copy", None:
+                return await self._copy(form.get("image", ""), by)
             case "pause" | "pause now" | "cancel" | "resume" as action, None:
                 return await self._control(action, form, by)
             case _:
@@ -189,6 +206,19 @@ class StatusPage:
             done, number = "paused", ", running copies too" if action == "pause now" else ""
         await note_action(self._queue, action=action.split()[0], what=f"{selection.sentence}{number}", by=by)
         return done
+
+    async def _copy(self, image: str, by: str) -> str:
+        """Queue the copies that the rules ask for of an image; see `_do`."""
+        explained = explain(self._rules, image[:MAX_REFERENCE])
+        if explained.problem:
+            raise HTTPException(400, f"the form names no image: {explained.problem}")
+        if not explained.copied:
+            return "unmatched"
+        jobs = [job_for(each, event_id=None, rules=self._rules.digest) for each in explained.copied]
+        await self._queue.enqueue(jobs, Lane.EVENTS)
+        what = f"{explained.image} to {named([str(each.destination) for each in explained.copied])}"
+        await note_action(self._queue, action="copy", what=what, by=by)
+        return "copying"
 
     async def _approve(self, started: str, by: str) -> str:
         """Approve the replacements of the reconcile that began then (milliseconds), as the form showed them."""

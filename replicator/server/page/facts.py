@@ -176,6 +176,8 @@ class View:
     by: str = ""
     what: str = ""
     done: str = ""
+    image: str = ""
+    copy: str = ""
     lang: str = ""
 
     @classmethod
@@ -193,6 +195,8 @@ class View:
             by=_text(query, "by"),
             what=_text(query, "what"),
             done=_text(query, "done"),
+            image=_text(query, "image"),
+            copy=_text(query, "copy"),
         )
 
     @property

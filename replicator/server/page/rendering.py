@@ -23,6 +23,7 @@ from replicator.queue.records import milliseconds
 from replicator.queue.traffic import RATE_SPAN
 from replicator.replication.advice import close_to_anyone
 from replicator.replication.job import GIVEN_UP
+from replicator.server.page.copies import explain, links
 from replicator.server.page.facts import (
     DEAD_LETTERS,
     FIELDS,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from replicator.queue import LagSpan, RateSpan
     from replicator.rules import Rules
+    from replicator.server.page.copies import CopyFacts
     from replicator.server.page.facts import PageData, View
     from replicator.server.page.language import Messages
 
@@ -197,11 +199,14 @@ _MAX_PUBLIC = 25
 _MAX_RULES = 200
 _MAX_PROCESSES = 100
 _DONE = ("retried", "dropped", "approved", "changed", "paused", "resumed", "cancelled", "absent")
+_BEGUN = ("reconcile", "reconcile_again", "copying", "unmatched")
 """What the page can say about a form. The address only chooses one of these, so a link can't put words in our mouth."""
 _ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><g fill="none" stroke="{}" stroke-width="2">\
 <rect x="1.5" y="1.5" width="8" height="8" rx="1.5"/><path d="M12 6.5h1a1.5 1.5 0 0 1 1.5 1.5v5a1.5 1.5 0 0 1-1.5 \
 1.5H8A1.5 1.5 0 0 1 6.5 13v-1"/></g></svg>"""
 """An image and its copy, which a browser draws in a tab, in the colour of the headline."""
+_LEVELS = {"dead": "bad", "waiting": "warning", "paused": "warning", "unknown": "warning"}
+"""How serious the state of a copy is; see `replicator.server.page.copies.CopyFacts.state`."""
 _COLOURS = {"good": "#1a7f45", "warning": "#c27400", "bad": "#d93025"}
 
 
@@ -260,7 +265,7 @@ class PageRenderer:
             t=t,
             health=health(facts, t),
             view=view,
-            done=t(f"done.{view.done}") if view.done in _DONE else "",
+            done=_done(view, t),
             form_token=form_token,
             now=now,
             ago=lambda moment: t.age((now - moment).total_seconds()),
@@ -282,6 +287,7 @@ class PageRenderer:
             heard=facts.heard[:_MAX_HEARD],
             projects=len(facts.heard),
             hours=HOURS,
+            explained=explain(rules, view.image) if view.image and not fragment else None,
             rules=activity(keys[:_MAX_RULES], history.ended),
             more_rules=max(0, len(keys) - _MAX_RULES),
             keys=keys[:_MAX_RULES],
@@ -292,15 +298,58 @@ class PageRenderer:
             processes=facts.processes[:_MAX_PROCESSES],
         )
 
+    def render_copy(
+        self, facts: CopyFacts, rules: Rules, view: View, form_token: str, t: Messages, *, fragment: bool
+    ) -> str:
+        """Return the page of one copy.
+
+        Args:
+            facts: what is known of it.
+            rules: the rules in use.
+            view: names the destination.
+            form_token: goes into every form.
+            t: the words of the page's language.
+            fragment: only the parts that change, for a page that is already open.
+        """
+        return self._render(
+            fragment=fragment,
+            name="copy",
+            t=t,
+            health=_copy_health(facts, t),
+            view=view,
+            done=_done(view, t),
+            form_token=form_token,
+            facts=facts,
+            job=facts.known.job,
+            letter=facts.known.letter,
+            ago=lambda moment: t.age((facts.now - moment).total_seconds()),
+            explained=explain(rules, facts.source) if facts.source else None,
+            links=links(facts, rules),
+        )
+
     def render_outage(self, reason: str, view: View, t: Messages, *, fragment: bool) -> str:
         """Return the page of an installation whose Redis does not answer."""
         headline = Health("bad", t("health.outage"))
         return self._render(fragment=fragment, t=t, health=headline, view=view, reason=reason, status=None)
 
-    def _render(self, *, fragment: bool, health: Health, **values: Any) -> str:
+    def _render(self, *, fragment: bool, health: Health, name: str = "", **values: Any) -> str:
         icon = "data:image/svg+xml," + quote(_ICON.format(_COLOURS[health.level]), safe=" =:/")
-        template = self._environment.get_template("parts.html" if fragment else "page.html")
+        whole, parts = (f"{name}.html", f"{name}_parts.html") if name else ("page.html", "parts.html")
+        template = self._environment.get_template(parts if fragment else whole)
         return template.render(icon=icon, health=health, **values)
+
+
+def _copy_health(facts: CopyFacts, t: Messages) -> Health:
+    if facts.state != "ended":
+        return Health(_LEVELS.get(facts.state, "good"), t(f"copy.{facts.state}"))
+    last = facts.ended[0]
+    level = "bad" if last.error_class is not None else "good"
+    age = t.age((facts.now - last.at).total_seconds())
+    return Health(level, t("copy.ended", age=age, result=t.word("result", last.result)))
+
+
+def _done(view: View, t: Messages) -> str:
+    return t(f"done.{view.done}") if view.done in (*_DONE, *_BEGUN) else ""
 
 
 def _hash(text: str) -> str:
