@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -70,30 +71,42 @@ class CauseReader:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._causes, self._walk = Causes(), _Walk(queue)
+        self._known = self._causes
         self._again_at = 0.0
 
-    async def read(self) -> list[Cause]:
+    async def read(self, budget: float = math.inf) -> list[Cause]:
         """Return the causes, the one with the most failures first.
 
         When dead letters were retried or dropped, all are read again; where there are very many, that is put off.
 
+        Args:
+            budget: seconds of reading; the next call goes on. Meanwhile the causes are those known before, and at the
+                very first of the dead letters that were read so far.
+
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        await self._go_on()
         clock = asyncio.get_running_loop().time
+        began = clock()
+        ended = await self._go_on(began + budget)
         # A dead letter that was made anew is read anew too, so the numbers agree only if each counts once.
-        if self._causes.total != self._walk.total and clock() >= self._again_at:
-            began = clock()
+        if ended and self._causes.total != self._walk.total and clock() >= self._again_at:
             self._causes, self._walk = Causes(), _Walk(self._queue)
-            await self._go_on()
+            ended = await self._go_on(began + budget)
             self._again_at = clock() + _REBUILD_PART * (clock() - began)
-        return self._causes.sorted()
+        if ended:
+            self._known = self._causes
+        return self._known.sorted()
 
-    async def _go_on(self) -> None:
+    async def _go_on(self, until: float) -> bool:
+        """Read on; return whether the end was reached before that time."""
+        clock = asyncio.get_running_loop().time
         while (letters := await self._walk.step(BATCH)) is not None:
             for letter in letters:
                 self._causes.add_letter(letter)
+            if clock() >= until:
+                return False
+        return True
 
 
 async def sample_causes(queue: Queue, *, mark: int = 0, most: int = SAMPLE) -> Causes:

@@ -83,6 +83,14 @@ LIMITS = {
         Limit("time for an answer to it", "server.api.client.ANSWER_SECONDS", "s", "asked again"),
         Limit("an answer to it", "server.api.client.MAX_ANSWER", "bytes", "asked again"),
     ),
+    "Status page": (
+        Limit("causes of failures", "server.page.rendering._MAX_CAUSES", "", "counted"),
+        Limit(
+            "dead letters searched for those of a cause", "server.page.facts.MAX_SEARCHED", "", "`replicator failures`"
+        ),
+        Limit("time for grouping dead letters", "server.page.facts._GROUPING_SECONDS", "s", "the next reading goes on"),
+        Limit("copies in a list", "server.page.facts.ROWS", "", "on the next page"),
+    ),
     "Rules in force": (
         Limit(
             "time for which a copy waits for a process with its rules",

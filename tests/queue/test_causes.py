@@ -183,6 +183,22 @@ async def test_a_reader_reads_what_is_new_only_and_all_again_when_some_are_gone(
     assert sum(cause.count for cause in await reader.read()) == 2
 
 
+async def test_a_reader_with_little_time_goes_on_the_next_time(
+    queue: Queue, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicator.queue.cause_reader.BATCH", 1)
+    reader = CauseReader(queue)
+    await bury(queue, prefix, letter(1), letter(2), letter(3))
+
+    async def counted() -> list[int]:
+        return [cause.count for cause in await reader.read(0)]
+
+    assert [await counted() for _ in range(4)] == [[1], [2], [3], [3]]
+    await DeadLetters(queue).drop([letter(1).id])
+    # While all are read again, the causes are those known before.
+    assert [await counted() for _ in range(4)] == [[3], [3], [2], [2]]
+
+
 async def test_the_letters_of_a_cause_are_those_that_it_counts(queue: Queue, prefix: str) -> None:
     await bury(queue, prefix, letter(1), letter(2, "quota"), letter(3))
     cause = (await CauseReader(queue).read())[0]

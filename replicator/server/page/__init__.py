@@ -30,6 +30,7 @@ from replicator.queue import (
     TooManyPauses,
     approve,
     cancel,
+    letters_of,
     list_jobs,
     list_pauses,
     named,
@@ -44,7 +45,7 @@ from replicator.server.auth import is_cross_site, user_of
 from replicator.server.connections import trust
 from replicator.server.http import client_of, read_body
 from replicator.server.page.copies import MAX_REFERENCE, CopyFacts, explain
-from replicator.server.page.facts import PENDING, PageCache, PageData, PendingCopies, View, selection_of
+from replicator.server.page.facts import PENDING, CauseLetters, PageCache, PageData, PendingCopies, View, selection_of
 from replicator.server.page.language import COOKIE, choose_language, messages
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ _refused = LogLimit("replicator.page", "status page refused")
 
 _MAX_FORM = 16 * 1024
 _COOKIE_SECONDS = 365 * 86_400
+_MAX_CAUSE = 40
 _MAX_USER = 100
 """Characters of a user's name in the history."""
 
@@ -106,10 +108,11 @@ class StatusPage:
         try:
             if view.copy:
                 return await self._show_copy(view, t, fragment=fragment)
-            letters = await DeadLetters(self._queue).page(view.part)
-            # Not for a page that is open already: to look through a long queue every few seconds is too much.
-            pending = None if fragment else await self._look_up(view)
-            data = PageData(await self._cache.read(), letters, pending)
+            facts = await self._cache.read()
+            data = PageData(facts)
+            if not fragment:
+                # Not for a page that is open already: to look through a long queue every few seconds is too much.
+                data = PageData(facts, await self._letters(view), await self._pending(view))
         except QueueUnavailable as error:
             return self._outage(error, view, t, fragment=fragment)
         form_token = self._auth.form_token(time.time())
@@ -143,7 +146,10 @@ class StatusPage:
         # A redirect, so that reloading the page does not send the form again.
         return Response(status_code=303, headers={"Location": f"{address}{'&' if address != '?' else ''}done={done}"})
 
-    async def _look_up(self, view: View) -> PendingCopies | None:
+    async def _letters(self, view: View) -> CauseLetters | None:
+        return await CauseLetters.read(self._queue, view.cause, view.letters) if view.cause else None
+
+    async def _pending(self, view: View) -> PendingCopies | None:
         if (selection := view.selection) is None:
             return None
         return PendingCopies(selection, *await list_jobs(self._queue, [selection], limit=PENDING))
@@ -163,6 +169,10 @@ class StatusPage:
                 ids, done, what = await letters.retry([job_id]), "retried", f"dead letter {job_id}"
             case "drop", str(job_id):
                 ids, done, what = await letters.drop([job_id]), "dropped", f"dead letter {job_id}"
+            case "retry cause", str(cause):
+                ids = [letter.id async for some in letters_of(self._queue, cause) for letter in some]
+                ids, done = await letters.retry(ids), "retried"
+                what = f"{len(ids):,} dead letters of the cause {cause[:_MAX_CAUSE]}"
             case "retry all", None:
                 ids, done = await letters.retry(), "retried"
                 what = f"all {len(ids):,} dead letters"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
 from replicator.queue import (
+    CauseReader,
     HeardProject,
     History,
     Lane,
@@ -16,38 +17,42 @@ from replicator.queue import (
     QueueUnavailable,
     Selection,
     Status,
+    letters_of,
     list_heard,
     processes,
 )
+from replicator.queue.client import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from replicator.queue import DeadLetterPage, Ended, PendingJob, Queue
+    from replicator.queue import Cause, DeadLetter, Ended, PendingJob, Queue
 
 _FRESH_SECONDS = 1.0
 _DEADLINE = 5.0
+_GROUPING_SECONDS = 0.5
+"""For which one reading of the queue groups dead letters; the next one goes on."""
+MAX_SEARCHED = 5000
+"""Dead letters among which those of one cause are looked for, the oldest first; to group them takes 0.3 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The installation at one moment.
+    """The installation at one moment: the queue as ``replicator status`` shows it, its history, processes and failures.
 
-    Attributes:
-        status: the queue as ``replicator status`` shows it.
-        history: what ended lately.
-        processes: those that are alive.
-        heard: the projects that have sent events, the last one first.
+    The causes are those of the dead letters; of very many, those that are grouped so far. The projects that have sent
+    events come with the last one first.
     """
 
     status: Status
     history: History
     processes: Sequence[ProcessInfo]
     heard: Sequence[HeardProject] = ()
+    causes: Sequence[Cause] = ()
 
     @classmethod
-    async def read(cls, queue: Queue) -> Facts:
+    async def read(cls, queue: Queue, causes: CauseReader) -> Facts:
         """Read the queue.
 
         Raises:
@@ -55,8 +60,9 @@ class Facts:
         """
         try:
             async with asyncio.timeout(_DEADLINE):
-                status, history = await Status.read(queue), await History.read(queue)
-                return cls(status, history, await processes(queue), await list_heard(queue))
+                status, history, alive = await Status.read(queue), await History.read(queue), await processes(queue)
+                heard = await list_heard(queue)
+                return cls(status, history, alive, heard, await causes.read(_GROUPING_SECONDS))
         except TimeoutError:
             raise QueueUnavailable(f"{queue.where} did not answer everything within {_DEADLINE:g} s") from None
 
@@ -71,11 +77,45 @@ class PendingCopies:
 
 
 @dataclass(frozen=True, slots=True)
+class CauseLetters:
+    """A page of the dead letters of one cause.
+
+    Attributes:
+        letters: the oldest first.
+        whole: whether all dead letters that there are were searched, so that none is missing on the last page.
+    """
+
+    letters: Sequence[DeadLetter]
+    whole: bool
+
+    @classmethod
+    async def read(cls, queue: Queue, cause: str, page: int) -> Self:
+        """Look for the dead letters of a cause, among the first `MAX_SEARCHED` ones.
+
+        Args:
+            queue: whose.
+            cause: the cause's id.
+            page: which page, from 1.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        found: list[DeadLetter] = []
+        end, steps = page * DEAD_LETTERS, 0
+        async for letters in letters_of(queue, cause):
+            found += letters
+            steps += 1
+            if len(found) >= end or steps * BATCH >= MAX_SEARCHED:
+                return cls(found[end - DEAD_LETTERS : end], len(found) >= end)
+        return cls(found[end - DEAD_LETTERS : end], True)
+
+
+@dataclass(frozen=True, slots=True)
 class PageData:
-    """What one page is rendered from: the facts, the requested dead letters, and pending copies if requested."""
+    """What one page is rendered from: the facts, and the dead letters of a cause and pending copies if requested."""
 
     facts: Facts
-    dead_letters: DeadLetterPage
+    letters: CauseLetters | None = None
     pending: PendingCopies | None = None
 
 
@@ -84,6 +124,7 @@ class PageCache:
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
+        self._causes = CauseReader(queue)
         self._lock = asyncio.Lock()
         self._cached: Facts | QueueUnavailable | None = None
         self._expires = 0.0
@@ -98,7 +139,7 @@ class PageCache:
         async with self._lock:
             if self._cached is None or clock() >= self._expires:
                 try:
-                    self._cached = await Facts.read(self._queue)
+                    self._cached = await Facts.read(self._queue, self._causes)
                 except QueueUnavailable as error:
                     # The failure is cached too: while Redis is down, each page would wait for its own timeout.
                     self._cached = error
@@ -139,13 +180,12 @@ def activity(keys: Iterable[str], ended: Sequence[Ended]) -> list[RuleActivity]:
 
 HOURS = (6, 24, 48)
 """Lengths of the chart to choose from."""
-ROWS = 25
+ROWS = 12
 """Copies on a page."""
 DEAD_LETTERS = 10
 """Dead letters on a page."""
 _MAX_CHARACTERS = 600
-_CURSOR_LIMIT = 1 << 64
-"""Redis's scan cursors are unsigned 64-bit numbers."""
+_MAX_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +197,8 @@ class View:
         text: only copies with this in a name or a note, ignoring case; empty for all.
         rule: only copies by this rule; empty for all.
         page: of the copies, from 1.
-        part: the scan cursor of the part of the dead letters; 0 for the first.
-        letters: the page within that part, from 1.
+        cause: the cause whose dead letters are shown; empty for none.
+        letters: the page of these, from 1.
         hours: the length of the chart.
         by: what pending copies are looked up by: ``all`` or a field of a `Selection`; empty to look up none.
         what: the pattern for that.
@@ -170,7 +210,7 @@ class View:
     text: str = ""
     rule: str = ""
     page: int = 1
-    part: int = 0
+    cause: str = ""
     letters: int = 1
     hours: int = 24
     by: str = ""
@@ -189,7 +229,7 @@ class View:
             text=_text(query, "text"),
             rule=_text(query, "rule"),
             page=max(1, _number(query, "page", 1)),
-            part=_number(query, "part", 0),
+            cause=_text(query, "cause"),
             letters=max(1, _number(query, "letters", 1)),
             hours=hours if hours in HOURS else 24,
             by=_text(query, "by"),
@@ -289,6 +329,6 @@ def _text(query: Mapping[str, str], name: str) -> str:
 
 def _number(query: Mapping[str, str], name: str, default: int) -> int:
     text = query.get(name, "")
-    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(_CURSOR_LIMIT))):
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
         return default
-    return min(int(text), _CURSOR_LIMIT - 1)
+    return int(text)

@@ -18,9 +18,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.filesize import decimal
 
 from replicator.console import iso, printable
-from replicator.errors import ErrorText
+from replicator.errors import ErrorClass, ErrorText
+from replicator.queue.causes import VARIOUS
 from replicator.queue.records import milliseconds
-from replicator.queue.traffic import RATE_SPAN
 from replicator.replication.advice import close_to_anyone
 from replicator.replication.job import GIVEN_UP
 from replicator.server.page.copies import explain, links
@@ -28,16 +28,18 @@ from replicator.server.page.facts import (
     DEAD_LETTERS,
     FIELDS,
     HOURS,
+    MAX_SEARCHED,
     activity,
     sheet,
 )
 from replicator.server.page.health import Health, health, paused, silence
+from replicator.server.page.rates import rate_chart
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
-    from replicator.queue import LagSpan, RateSpan
+    from replicator.queue import Cause, DeadLetter, LagSpan
     from replicator.rules import Rules
     from replicator.server.page.copies import CopyFacts
     from replicator.server.page.facts import PageData, View
@@ -137,60 +139,9 @@ def _summary(spans: Sequence[LagSpan], hours: int, t: Messages) -> str:
     return t("lag.summary", number=number, hours=hours, mean=t.duration(mean), longest=t.duration(longest))
 
 
-_RATES_HEIGHT, _RATES_GROUND, _COPIED_PIXELS, _FAILED_PIXELS = 84, 54, 48, 26
-"""Pixels of the chart of results: of all, from the top to its axis, of the longest bars above and below that."""
-
-
-@dataclass(frozen=True, slots=True)
-class RateBar:
-    """An hour: left side and width in percent, lengths in pixels of what was copied and what failed, its tooltip."""
-
-    left: float
-    width: float
-    copied: float
-    failed: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class RateChart:
-    """Copied and failed by the hour; both lengths are logarithmic, so that one failure beside thousands is seen."""
-
-    bars: Sequence[RateBar]
-    summary: str
-    ground: int = _RATES_GROUND
-    height: int = _RATES_HEIGHT
-
-
-def rate_chart(spans: Sequence[RateSpan], now: datetime, hours: int, t: Messages) -> RateChart:
-    """Lay out the chart of results; the arguments are those of `chart`."""
-    begin, length = now - timedelta(hours=hours), timedelta(hours=hours)
-    shown = [span for span in spans if begin < span.start + RATE_SPAN and span.start <= now]
-    numbers = [(span.results.get("copied", 0), span.results.get(GIVEN_UP, 0)) for span in shown]
-    most = [max([1, *each]) for each in zip(*numbers, strict=True)] or [1, 1]
-
-    def pixels(number: int, longest: int, of: int) -> float:
-        return round(of * math.log1p(number) / math.log1p(longest), 1)
-
-    bars = []
-    for span, (copied, failed) in zip(shown, numbers, strict=True):
-        left = max(span.start, begin)
-        text = t("rates.bar", time=f"{span.start:%H:%M}", copied=copied, failed=failed)
-        width = 100 * ((min(span.start + RATE_SPAN, now) - left) / length)
-        bars.append(
-            RateBar(
-                round(100 * ((left - begin) / length), 3),
-                round(0.8 * width, 3),
-                pixels(copied, most[0], _COPIED_PIXELS),
-                pixels(failed, most[1], _FAILED_PIXELS),
-                text,
-            )
-        )
-    copied, failed = (sum(each) for each in zip(*numbers, strict=True)) if numbers else (0, 0)
-    key = "rates.summary" if copied or failed else "rates.none"
-    return RateChart(bars, t(key, copied=copied, failed=failed, hours=hours))
-
-
+_FEW = 3
+"""Rows of a list that are shown at once where the others are folded."""
+_MAX_CAUSES = 20
 _MAX_RUNNING = 50
 _MAX_HEARD = 10
 _MAX_WAITING = 25
@@ -226,6 +177,7 @@ class PageRenderer:
         )
         self._environment.filters |= {
             "plain": printable,
+            "source_of": _source_of,
             "lines": lambda stored: ErrorText.parse(stored).lines,
             "size": decimal,
             "iso": iso,
@@ -233,7 +185,15 @@ class PageRenderer:
             "number": lambda number: f"{number:,}",
             "milliseconds": milliseconds,
         }
-        self._environment.globals |= {"style": style, "script": script, "given_up": GIVEN_UP}
+        self._environment.globals |= {
+            "style": style,
+            "script": script,
+            "given_up": GIVEN_UP,
+            "few": _FEW,
+            "searched": MAX_SEARCHED,
+            "letters_a_page": DEAD_LETTERS,
+            "hosts": lambda sources, destinations: (shared_host(sources), shared_host(destinations)),
+        }
         self.policy = "; ".join(
             (
                 "default-src 'none'",
@@ -275,9 +235,14 @@ class PageRenderer:
             running=facts.status.running[:_MAX_RUNNING],
             waiting=facts.status.waiting[:_MAX_WAITING],
             public=[(copy, close_to_anyone(copy.destination)) for copy in facts.status.public[:_MAX_PUBLIC]],
-            dead_letters=sheet(data.dead_letters.letters, view.letters, DEAD_LETTERS),
-            total=data.dead_letters.total,
-            following=data.dead_letters.following,
+            short_clock=lambda moment: _short_clock(moment, now),
+            causes=facts.causes[:_MAX_CAUSES],
+            more_causes=max(0, len(facts.causes) - _MAX_CAUSES),
+            cause_sentence=lambda cause: _cause_sentence(cause, t),
+            cause_lines=_cause_lines,
+            classes=_classes(data),
+            grouped=sum(cause.count for cause in facts.causes),
+            letters=data.letters,
             copies=sheet(view.chosen(history.ended), view.page),
             kept=len(history.ended),
             results=sorted({entry.result for entry in history.ended} | ({view.result} - {""})),
@@ -323,6 +288,7 @@ class PageRenderer:
             job=facts.known.job,
             letter=facts.known.letter,
             ago=lambda moment: t.age((facts.now - moment).total_seconds()),
+            short_clock=lambda moment: _short_clock(moment, facts.now),
             explained=explain(rules, facts.source) if facts.source else None,
             links=links(facts, rules),
         )
@@ -350,6 +316,48 @@ def _copy_health(facts: CopyFacts, t: Messages) -> Health:
 
 def _done(view: View, t: Messages) -> str:
     return t(f"done.{view.done}") if view.done in (*_DONE, *_BEGUN) else ""
+
+
+def shared_host(references: Iterable[str]) -> str:
+    """Return the host that all references have in common; empty if they have several, or none is a reference."""
+    hosts = {reference.partition("/")[0] if "/" in reference else "" for reference in references if reference}
+    return hosts.pop() if len(hosts) == 1 else ""
+
+
+def _source_of(letter: DeadLetter) -> str:
+    return str((letter.payload or {}).get("source") or "")
+
+
+def _short_clock(moment: datetime, now: datetime) -> str:
+    """Return the hour of a time of today, with the date for another day: ``12:00 UTC``, ``12-31 12:00 UTC``."""
+    return f"{moment:%H:%M} UTC" if moment.date() == now.date() else f"{moment:%m-%d %H:%M} UTC"
+
+
+def _cause_sentence(cause: Cause, t: Messages) -> str:
+    """Say how many copies failed, where and why."""
+    where = cause.where or t("failures.several")
+    if not cause.text.why and cause.text.what == VARIOUS:
+        return t("failures.various", number=cause.count, where=where)
+    return t("failures.cause", number=cause.count, where=where, why=cause.text.why or cause.text.what)
+
+
+def _cause_lines(cause: Cause) -> list[str]:
+    """Return the parts of a cause's text that its sentence lacks: what happened, and what to do."""
+    said = cause.text.why or cause.text.what
+    return [line for part, line in zip(_parts(cause.text), cause.text.lines, strict=True) if part != said]
+
+
+def _parts(text: ErrorText) -> list[str]:
+    return [part for part in (text.what, text.why, text.do) if part]
+
+
+def _classes(data: PageData) -> list[ErrorClass]:
+    """Return the classes of the errors that a page may show, in the order of the documentation."""
+    facts = data.facts
+    shown = {cause.error_class for cause in facts.causes}
+    shown |= {str(job.error_class) for job in facts.status.waiting}
+    shown |= {str(entry.error_class) for entry in facts.history.ended}
+    return [each for each in ErrorClass if each in shown]
 
 
 def _hash(text: str) -> str:

@@ -76,6 +76,11 @@ class Document(HTMLParser):
             self.texts[name] += " ".join(data.split()) + " " if data.strip() else ""
 
     @property
+    def causes(self) -> list[Form]:
+        """The forms of causes."""
+        return [form for form in self.forms if "retry cause" in form.buttons]
+
+    @property
     def retries(self) -> list[Form]:
         """The forms of single failures."""
         return [form for form in self.forms if "retry" in form.buttons]

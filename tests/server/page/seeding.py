@@ -63,6 +63,8 @@ async def bury(queue: Queue, *letters: dict[str, Any], job: bytes = b"{}") -> No
         await command(queue, "HSET", f"{queue.prefix}:dead", *records)
         jobs = [part for one in letters for part in (one["id"], job)]
         await command(queue, "HSET", f"{queue.prefix}:dead-jobs", *jobs)
+        order = [part for one in letters for part in (one["last"], one["id"])]
+        await command(queue, "ZADD", f"{queue.prefix}:buried", *order)
 
 
 async def lag(queue: Queue, *spans: tuple[int, int, float, float]) -> None:

@@ -15,7 +15,7 @@ from replicator.queue.attempt import StartedJob
 from replicator.queue.job import encode_running
 from replicator.queue.leaders import Sweeps
 from replicator.server.page.language import messages
-from replicator.server.page.rendering import rate_chart
+from replicator.server.page.rates import rate_chart
 from tests.queue.conftest import command
 from tests.running import TOKEN
 from tests.server.page.conftest import shown

@@ -67,10 +67,11 @@ async def test_a_person_clicks_through_it(browser: Browser, site: Site) -> None:
     async with browser.tab(PASSWORD) as tab:
         await tab.look(1280)
         await tab.go(site.url)
+        await tab.click("#failures .acts a")
         await tab.click("#failures nav a[rel=next]")
-        await tab.until("document.getElementById('failures')?.innerText.includes('page 2 of 2')")
-        assert "mirror/dead:11" in await text(tab, "failures")
-        await tab.click('#failures button[aria-label="Retry registry.cn-beijing.aliyuncs.com/mirror/dead:11"]')
+        await tab.until("document.querySelector('#failures nav a[rel=prev]') !== null")
+        assert "mirror/dead:0" in await text(tab, "failures")
+        await tab.click('#failures button[aria-label="Retry registry.cn-beijing.aliyuncs.com/mirror/dead:0"]')
         await tab.until("document.querySelector('.done')?.innerText === 'Queued again.'")
         await tab.click('#failures button[value="drop"]')
         await tab.until("document.querySelector('.done')?.innerText.startsWith('Dropped.')")
@@ -97,13 +98,13 @@ async def test_it_refreshes_itself_but_not_what_is_in_use(
     await filled(site)
     async with browser.tab(PASSWORD) as tab:
         await tab.go(site.url)
-        await tab.value("document.querySelector('#failures button[value=retry]').focus()")
+        await tab.value("document.querySelector('#failures button').focus()")
         await tab.value("document.querySelector('input[name=text]').value = 'half a wo'")
         await bury(site.queue, letter(100))
         await remember(site.queue, ended(777))
         await tab.until("document.getElementById('copies').innerText.includes('app:777')")
         await tab.until("document.getElementById('queue').innerText.includes('13 dead letters')")
-        assert await tab.value("document.activeElement.value") == "retry"
+        assert await tab.value("document.activeElement.value") == "retry cause"
         assert await tab.value("document.querySelector('input[name=text]').value") == "half a wo"
         own_server.kill()
         await tab.until("document.getElementById('head').innerText.includes('The queue does not respond.')")
@@ -135,9 +136,10 @@ async def test_it_works_without_javascript(browser: Browser, site: Site) -> None
     async with browser.tab(PASSWORD, scripts=False) as tab:
         await tab.go(site.url)
         assert await tab.value("document.getElementById('pause').hidden")
-        await tab.click('#failures button[value="retry"]')
+        await tab.click('#failures button[value="retry cause"]')
         await tab.until("document.querySelector('.done')?.innerText === 'Queued again.'")
-        assert (await site.queue.counts()).dead == 11
+        assert (await site.queue.counts()).dead == 0
+        assert " UTC" in await tab.value("document.querySelector('#copies time .clock').innerText")
 
 
 async def test_it_fits_every_screen_can_be_read_and_everything_has_a_name(browser: Browser, site: Site) -> None:

@@ -17,7 +17,27 @@
   const inUse = (part) =>
     part.contains(document.activeElement) || (!getSelection().isCollapsed && getSelection().containsNode(part, true));
 
+  // Times come in UTC, and stay so in their titles.
+  function localize(root) {
+    const two = (number) => String(number).padStart(2, "0");
+    const now = new Date();
+    for (const clock of root.querySelectorAll("time .clock")) {
+      const at = new Date(clock.parentElement.dateTime);
+      const day = `${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+      let text = `${two(at.getHours())}:${two(at.getMinutes())}`;
+      if (clock.classList.contains("whole")) text = `${at.getFullYear()}-${day} ${text}:${two(at.getSeconds())}`;
+      else if (at.toDateString() !== now.toDateString()) text = `${day} ${text}`;
+      clock.textContent = text;
+    }
+  }
+
   function take(fresh) {
+    localize(fresh);
+    const { icon } = fresh.getElementById("head").dataset;
+    if (document.querySelector("link[rel=icon]").href !== icon) document.querySelector("link[rel=icon]").href = icon;
+    document.title = document.title.replace(/.*(?= )/u, () => fresh.querySelector("h1").textContent);
+    for (const folded of fresh.querySelectorAll("details[id]"))
+      folded.open = document.getElementById(folded.id)?.open ?? false;
     for (const other of [...fresh.querySelectorAll("[data-live]")]) {
       const part = document.getElementById(other.id);
       if (part === null) return location.reload();
@@ -52,6 +72,15 @@
     }
   }
 
+  // A link to something folded opens it; some browsers do so by themselves.
+  const open = () => {
+    const folded = location.hash && document.getElementById(location.hash.slice(1))?.closest("details");
+    if (folded) folded.open = true;
+  };
+
+  localize(document);
+  open();
+  window.addEventListener("hashchange", open);
   pause.hidden = false;
   pause.addEventListener("click", () => {
     paused = !paused;
