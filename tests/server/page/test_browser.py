@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 
@@ -137,12 +138,13 @@ async def test_it_fits_every_screen_in_every_language_and_axe_finds_nothing(brow
             (320, False, ""),
             (1280, True, cause),
             (390, False, cause),
-            (768, True, "?by=all"),
+            (768, True, "?by=all&image=harbor.example.com%2Fteam%2Fapp%3A1"),
+            (390, True, f"?copy={quote(letter(3)['id'], safe='')}"),
             (1280, False, ""),
         ):
             await tab.look(width, dark=dark)
             await tab.go(site.url + query)
-            if width == 390:
+            if (width, dark) == (390, False):
                 await tab.click("footer a")
                 await tab.until("document.documentElement.lang === 'zh-CN'")
             # What is too wide makes a phone's own width larger, so it is compared with ours.
