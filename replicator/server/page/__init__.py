@@ -179,7 +179,7 @@ class StatusPage:
             case "reconcile", None:
                 return "reconcile" if (await request_reconcile(self._queue, by)).is_new else "reconcile_again"
             case "copy", None:
-                return await self._copy(form.get("image", ""), by)
+                return await self._copy(form.get("image", ""), form.get("destination", ""), by)
             case "pause" | "pause now" | "cancel" | "resume" as action, None:
                 return await self._control(action, form, by)
             case _:
@@ -217,16 +217,16 @@ class StatusPage:
         await note_action(self._queue, action=action.split()[0], what=f"{selection.sentence}{number}", by=by)
         return done
 
-    async def _copy(self, image: str, by: str) -> str:
-        """Queue the copies that the rules ask for of an image; see `_do`."""
+    async def _copy(self, image: str, destination: str, by: str) -> str:
+        """Queue the copies that the rules ask for of an image, all or the one to a destination; see `_do`."""
         explained = explain(self._rules, image[:MAX_REFERENCE])
         if explained.problem:
             raise HTTPException(400, f"the form names no image: {explained.problem}")
-        if not explained.copied:
+        copies = explained.to(destination)
+        if not copies:
             return "unmatched"
-        jobs = [job_for(each, event_id=None, rules=self._rules.digest) for each in explained.copied]
-        await self._queue.enqueue(jobs, Lane.EVENTS)
-        what = f"{explained.image} to {named([str(each.destination) for each in explained.copied])}"
+        await self._queue.enqueue([job_for(each, rules=self._rules.digest) for each in copies], Lane.EVENTS)
+        what = f"{explained.image} to {named([str(each.destination) for each in copies])}"
         await note_action(self._queue, action="copy", what=what, by=by)
         return "copying"
 

@@ -165,6 +165,10 @@ class Explained:
         """The copies that can be made."""
         return [each for each in self.copies if each.problem is None]
 
+    def to(self, destination: str) -> list[CopyRequest]:
+        """Return those to one destination, or all if it is empty."""
+        return [each for each in self.copied if destination in ("", str(each.destination))]
+
 
 def explain(rules: Rules, image: str) -> Explained:
     """Apply the rules to an image at its source; no request is sent."""

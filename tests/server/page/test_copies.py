@@ -147,6 +147,18 @@ async def test_an_image_is_explained_and_copied_by_the_page(site: Site) -> None:
     assert "is no image" in (await page(site, image="not an image")).texts["begin"]
 
 
+async def test_the_page_of_a_copy_copies_it_alone(site: Site) -> None:
+    mapped = f"{ACR}/mirror/team-app:1"
+    await remember(site.queue, ended(1), ended(1, id=mapped))
+    assert (await press(site, await page(site, copy=mapped), "copy", copy=mapped)).endswith("&done=copying")
+    assert (await site.queue.counts()).lanes[Lane.EVENTS].queued == 1
+    former = await page(site, copy=DESTINATION)
+    assert all("copy" not in form.buttons for form in former.forms), "the rules send it elsewhere by now"
+    token = PageAuth(PASSWORD).form_token(time.time())
+    answer = await site.post({"do": "copy", "image": SOURCE, "destination": DESTINATION, "token": token})
+    assert answer.headers["Location"] == "?done=unmatched"
+
+
 async def test_a_reconcile_is_asked_for_by_the_page_and_asking_again_changes_nothing(site: Site) -> None:
     seen = await page(site)
     assert (await press(site, seen, "reconcile")) == "?done=reconcile"
