@@ -129,8 +129,10 @@ async def violations(tab: Tab) -> list[Any]:
 
 async def test_it_fits_every_screen_in_every_language_and_axe_finds_nothing(browser: Browser, site: Site) -> None:
     await filled(site)
-    await bury(site.queue, letter(50, id="h.example/" + "a" * 500, message="b" * 600 + "\nwhy\ndo"))
-    await remember(site.queue, ended(5, source="h.example/" + "a" * 500, error_class="permanent", result="given up"))
+    reason = "what\n" + "why it failed " * 20 + "\ndo"
+    await bury(site.queue, letter(50, id="h.example/" + "a" * 500, message="b" * 600 + reason))
+    given_up = {"error_class": "permanent", "result": "given up", "note": reason}
+    await remember(site.queue, ended(5, source="h.example/" + "a" * 500, **given_up), ended(6, **given_up))
     async with browser.tab(PASSWORD) as tab:
         await tab.go(site.url)
         cause = await tab.value("document.querySelector('#failures .acts a').search")

@@ -35,7 +35,7 @@
     localize(fresh);
     const { icon } = fresh.getElementById("head").dataset;
     if (document.querySelector("link[rel=icon]").href !== icon) document.querySelector("link[rel=icon]").href = icon;
-    document.title = document.title.replace(/.*(?= )/u, () => fresh.querySelector("h1").textContent);
+    document.title = document.title.replace(/.*(?= – )/u, () => fresh.querySelector("h1").textContent);
     for (const folded of fresh.querySelectorAll("details[id]"))
       folded.open = document.getElementById(folded.id)?.open ?? false;
     for (const other of [...fresh.querySelectorAll("[data-live]")]) {
