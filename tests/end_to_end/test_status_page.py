@@ -43,13 +43,17 @@ async def test_a_push_is_seen_while_it_is_copied_and_when_it_has_arrived(house: 
     async with running("serve", "--config", house.rules(EVERYTHING), cwd=house.directory, settings=SETTINGS) as serving:
         house.harbor.add_policy("library", f"{serving.url}/webhooks/harbor", auth_header=TOKEN)
         await push(house.harbor.host, "library/app", "v1", image(1, (50_000,)), HARBOR_ROBOT)
-        page = await seen(serving, lambda page: "kB" in page.texts["running"])
+        page = await seen(serving, lambda page: "100 %" in page.texts["running"])
         assert f"{house.acr.host}/image-syncer/app:v1 events" in page.texts["running"]
         assert "1 copying, 0 queued" in page.texts["head"]
         slow.action.released.set()
-        page = await seen(serving, lambda page: "app:v1" in page.texts["copies"])
-        names = f"{house.harbor.host}/library/app:v1 to {house.acr.host}/image-syncer/app:v1"
-        assert f"{names} copied 5" in page.texts["copies"]
+        page = await seen(
+            serving, lambda page: "app:v1" in page.texts["copies"] and "Last webhook" in page.texts["webhooks"]
+        )
+        assert f"From {house.harbor.host} to {house.acr.host}" in page.texts["copies"]
+        assert "library/app:v1 to image-syncer/app:v1 copied 5" in page.texts["copies"]
+        assert f"{house.harbor.host}/library" in page.texts["webhooks"]
+        assert "1 copied and 0 failed in the last 24 hours." in page.texts["lag"]
         assert re.search(r"copied [\d.]+ kB [\d.]+ s \d+(\.\d)? (s|min) ", page.texts["copies"]), "its lag is told"
         assert f"{house.harbor.host}/library/** 1 0 0" in page.texts["rules"]
         assert "1 push replicated in the last 24 hours" in page.texts["lag"]
@@ -61,18 +65,18 @@ async def test_what_was_given_up_is_copied_by_its_button_once_the_cause_is_gone(
         house.harbor.add_policy("library", f"{serving.url}/webhooks/harbor", auth_header=TOKEN)
         await push(house.harbor.host, "library/app", "v1", image(1), HARBOR_ROBOT)
         await serving.until("job dead")
-        page = await seen(serving, lambda page: bool(page.retries))
+        page = await seen(serving, lambda page: bool(page.causes))
         assert "1 copy failed and is not retried automatically." in page.texts["head"]
         assert "Automatically Create Repository" in page.texts["failures"]
         assert "failed, " in page.texts["copies"]
         assert "No push was replicated" in page.texts["lag"]
         # Somebody creates the repository.
         await push(house.behind_acr, "manual/app", "other", image(2))
-        told = await ask(f"{serving.url}/", password=PASSWORD, form=page.retries[0].pressed("retry"))
+        told = await ask(f"{serving.url}/", password=PASSWORD, form=page.causes[0].pressed("retry cause"))
         assert told.status == 303
         await serving.until("copy done")
         page = await seen(serving, lambda page: "copied" in page.texts["copies"])
-        assert page.retries == []
+        assert page.causes == []
 
 
 async def test_what_a_reconcile_finds_right_does_not_push_out_what_happened(house: House) -> None:
