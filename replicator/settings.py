@@ -17,7 +17,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from replicator.env_file import read_dotenv, resolve, secret_files, secrets_directory
 from replicator.errors import ConfigError, Problem
-from replicator.networks import Networks, Receiver, check_address, check_api_url, check_webhook_url, parse_receivers
+from replicator.networks import Networks, check_address, check_api_url, check_webhook_url
+from replicator.receivers import EventReceiver, Receiver, parse_event_receivers, parse_receivers
 from replicator.schedule import Schedule, parse_interval, parse_schedule
 from replicator.timetable import HostTimetables, parse_bandwidth, parse_request_rates
 
@@ -47,6 +48,10 @@ def _stripped(secret: SecretStr) -> SecretStr:
     return SecretStr(secret.get_secret_value().strip())
 
 
+def _text(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret is not None else ""
+
+
 def _schedule(parse: Callable[[str], Any]) -> BeforeValidator:
     """Check a value as a parser reads it; ``off`` is one for each."""
 
@@ -61,11 +66,6 @@ def _schedule(parse: Callable[[str], Any]) -> BeforeValidator:
 
 def _is_off(value: Any) -> bool:
     return str(value).strip().lower() in ("off", "0", "0.0", "false", "no", "none")
-
-
-def _off(value: Any) -> Any:
-    """Take every word for "off" as no limit."""
-    return None if _is_off(value) else value
 
 
 def _replaces(value: Any) -> Any:
@@ -96,20 +96,23 @@ def _networks(value: Any) -> Any:
     return value
 
 
-def _receivers(secret: SecretStr) -> SecretStr:
-    """Check the addresses of receivers; an empty secret file counts as not set."""
-    if secret.get_secret_value():
-        parse_receivers(secret.get_secret_value())
-    return secret
+def _parsed(parse: Callable[[str], Any]) -> AfterValidator:
+    """Check a secret as a parser reads it; an empty secret file counts as not set."""
+
+    def check(secret: SecretStr) -> SecretStr:
+        if secret.get_secret_value():
+            parse(secret.get_secret_value())
+        return secret
+
+    return AfterValidator(check)
 
 
-def _scoped(secret: SecretStr) -> SecretStr:
-    """Check the tokens of the API."""
-    for each in secret.get_secret_value().split():
-        scope, _, token = each.partition(":")
-        if scope not in ("read", "operate") or len(token) < _SHORTEST_TOKEN:
-            raise ValueError(f"write read:TOKEN or operate:TOKEN, with tokens of {_SHORTEST_TOKEN} characters or more")
-    return secret
+def _scoped(text: str) -> list[tuple[str, str]]:
+    """Read the tokens of the API, each behind its scope."""
+    found = [(scope, token) for scope, _, token in (each.partition(":") for each in text.split())]
+    if any(scope not in ("read", "operate") or len(token) < _SHORTEST_TOKEN for scope, token in found):
+        raise ValueError(f"write read:TOKEN or operate:TOKEN, with tokens of {_SHORTEST_TOKEN} characters or more")
+    return found
 
 
 _Secret = Annotated[SecretStr, AfterValidator(_stripped)]
@@ -198,7 +201,7 @@ class Settings(BaseSettings):
         description="password of the status page that `serve` shows at `/`, with any user name; if unset, there is "
         "no page",
     )
-    api_tokens: Annotated[_Secret, AfterValidator(_scoped)] | None = Field(
+    api_tokens: Annotated[_Secret, _parsed(_scoped)] | None = Field(
         None,
         description="tokens of the HTTP API, as `read:TOKEN` or `operate:TOKEN`, separated by spaces or newlines; "
         "former ones are listed too",
@@ -237,7 +240,7 @@ class Settings(BaseSettings):
         description="time in which a registry must send or take 64 KiB of a blob, or begin to answer; how long all of "
         "it takes has no limit",
     )
-    copy_timeout: Annotated[_Seconds | None, BeforeValidator(_off)] = Field(
+    copy_timeout: Annotated[_Seconds | None, BeforeValidator(lambda value: None if _is_off(value) else value)] = Field(
         None,
         description="time for which an attempt of a copy may stand still: no byte moves and no answer arrives; waiting "
         "for a place or a lock does not count; `off` for no such limit (at most 604800)",
@@ -264,10 +267,15 @@ class Settings(BaseSettings):
         description="interval at which `serve` and `worker` look for tags that changed at Harbor without an event "
         "(`10s` to `1h`), or `off`",
     )
-    notify_url: Annotated[_Secret, AfterValidator(_receivers)] | None = Field(
+    notify_url: Annotated[_Secret, _parsed(parse_receivers)] | None = Field(
         None,
         description="receivers of notifications: URLs of DingTalk, Feishu or WeCom robots, of Slack webhooks, or of "
         "anything that accepts JSON, separated by spaces or newlines; a signing secret follows `#`",
+    )
+    events_url: Annotated[_Secret, _parsed(parse_event_receivers)] | None = Field(
+        None,
+        description="receivers of CloudEvents, as `URL#whsec_SECRET`, separated by spaces or newlines; a prefix "
+        "`up_to_date+` adds the events of copies that had nothing to do",
     )
     notify_lag: _Seconds = Field(900.0, description="age at which waiting or failing copies are reported as late")
     watch: bool = Field(
@@ -289,25 +297,27 @@ class Settings(BaseSettings):
     @property
     def receivers(self) -> tuple[Receiver, ...]:
         """Who is told what goes wrong; nobody where nobody is named."""
-        text = self.notify_url.get_secret_value() if self.notify_url is not None else ""
-        return parse_receivers(text) if text else ()
+        return parse_receivers(text) if (text := _text(self.notify_url)) else ()
+
+    @property
+    def event_receivers(self) -> tuple[EventReceiver, ...]:
+        """The receivers of CloudEvents; none where none is named."""
+        return parse_event_receivers(text) if (text := _text(self.events_url)) else ()
 
     @property
     def token(self) -> str | None:
         """What Harbor is to send; None where there is none."""
-        return (self.webhook_token.get_secret_value() if self.webhook_token is not None else "") or None
+        return _text(self.webhook_token) or None
 
     @property
     def former_tokens(self) -> tuple[str, ...]:
         """What is taken beside `token`."""
-        text = self.webhook_former_tokens.get_secret_value() if self.webhook_former_tokens is not None else ""
-        return tuple(text.split())
+        return tuple(_text(self.webhook_former_tokens).split())
 
     @property
     def scoped_tokens(self) -> list[tuple[str, str]]:
         """Tokens of the API, each behind its scope."""
-        texts = (self.api_tokens.get_secret_value() if self.api_tokens is not None else "").split()
-        return [(scope, token) for scope, _, token in (each.partition(":") for each in texts)]
+        return _scoped(_text(self.api_tokens))
 
     @property
     def upload_limits(self) -> HostTimetables:

@@ -10,10 +10,10 @@ from rich.console import Console
 from replicator.commands.options import Json, run, settings_of
 from replicator.console import document, say
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
-from replicator.networks import Receiver
+from replicator.receivers import Receiver
 from replicator.server.notify import origin_of
 from replicator.server.notify.message import Example, Message, MessageState, Occasion
-from replicator.server.notify.sending import DeliveryResult, open_poster
+from replicator.server.notify.sending import DeliveryResult, open_messenger
 from replicator.settings import Settings
 from replicator.tasks import stoppable
 
@@ -79,6 +79,6 @@ def sample(now: int) -> Message:
 
 
 async def _send(settings: Settings, receivers: tuple[Receiver, ...]) -> list[DeliveryResult]:
-    async with open_poster(origin_of(settings)) as poster:
+    async with open_messenger(origin_of(settings)) as messenger:
         message = sample(int(time.time() * 1000))
-        return await asyncio.gather(*(poster.send(receiver, message) for receiver in receivers))
+        return await asyncio.gather(*(messenger.send(receiver, message) for receiver in receivers))

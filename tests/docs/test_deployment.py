@@ -93,8 +93,11 @@ def test_the_environment_file_has_no_secret_and_only_settings_and_what_the_rules
     text = (COMPOSE / ".env.example").read_text()
     assert set(dotenv_values(stream=StringIO(text)).values()) == {""}, "nobody may start with a secret that is public"
     text = re.sub(r"^# (\w+=)", r"\1", text, flags=re.MULTILINE)
-    # The API's tokens have a form of their own.
-    filled = {"REPLICATOR_API_TOKENS": f"read:{'r' * 16} operate:{'o' * 16}"}
+    # These have a form of their own.
+    filled = {
+        "REPLICATOR_API_TOKENS": f"read:{'r' * 16} operate:{'o' * 16}",
+        "REPLICATOR_EVENTS_URL": f"https://host.example/path#whsec_{'s' * 32}",
+    }
     values = {
         name: value or filled.get(name, "filled-in") for name, value in dotenv_values(stream=StringIO(text)).items()
     }

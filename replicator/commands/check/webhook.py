@@ -28,7 +28,8 @@ from replicator.harbor.policy import (
     shown_address,
 )
 from replicator.harbor.registration import registration_problems
-from replicator.networks import Format, split_address
+from replicator.networks import split_address
+from replicator.receivers import Format
 from replicator.reference import Repository
 from replicator.registry.errors import Denied, ProxyFailed, RegistryError, Unauthorized
 from replicator.registry.proxies import connect
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from replicator.harbor.policy import Delivery, Policy, PolicyTarget
-    from replicator.networks import Receiver
+    from replicator.receivers import Receiver
     from replicator.registry import Registries
     from replicator.registry.proxies import Proxies
     from replicator.settings import Settings

@@ -29,7 +29,7 @@ from replicator.server.notify.message import (
     Origin,
     PendingMessage,
 )
-from replicator.server.notify.sending import Sender, open_poster
+from replicator.server.notify.sending import Sender, open_messenger
 from replicator.tasks import background
 
 if TYPE_CHECKING:
@@ -195,9 +195,9 @@ async def open_notifier(
     if not receivers:
         yield
         return
-    async with open_poster(origin_of(settings)) as poster:
+    async with open_messenger(origin_of(settings)) as messenger:
         timing = NotifyTiming(late=settings.notify_lag)
-        notifier = Notifier(queue, Sender(receivers, poster), configuration, timing=timing)
+        notifier = Notifier(queue, Sender(receivers, messenger), configuration, timing=timing)
         async with notifier.beside():
             log.info("notifications on", receivers=[receiver.host for receiver in receivers])
             yield

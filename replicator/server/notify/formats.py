@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Any
 
 from replicator.console import age, iso
 from replicator.errors import ErrorText, bounded_line, error_fields
-from replicator.networks import Format
+from replicator.receivers import Format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from yarl import URL
 
-    from replicator.networks import Receiver
+    from replicator.receivers import Receiver
     from replicator.server.notify.message import Message, Origin
 
 _LIMITS = {

@@ -1,7 +1,6 @@
 """Sending messages: each to every receiver, in order, with retries for a limited time.
 
-A request goes to no other host than the receiver's, is bounded in time and size, and no part of an address appears in
-what is logged about it.
+No part of an address appears in what is logged about it.
 """
 
 from __future__ import annotations
@@ -13,35 +12,27 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import structlog
 
-from replicator import __version__
 from replicator.errors import AGAIN, ErrorText
-from replicator.networks import Format
-from replicator.registry.client import ProxyConnector
-from replicator.registry.connection_errors import proxy_error
-from replicator.registry.proxies import Proxies
+from replicator.receivers import Format
 from replicator.server.notify.formats import post_of
 from replicator.server.notify.message import PendingMessage
-from replicator.settings import variables
+from replicator.server.posting import SECONDS, open_poster
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
-    from replicator.networks import Receiver
+    from replicator.receivers import Receiver
     from replicator.server.notify.message import Message, Origin
+    from replicator.server.posting import Poster
 
 log = structlog.get_logger("replicator.notify")
 
 MAX_PENDING = 50
 """Messages that wait at most; the oldest are dropped if there are more."""
-SECONDS = 10.0
-"""For one request and its answer."""
 _FIRST_PAUSE = 5.0
 _MAX_PAUSE = 300.0
-_MAX_ANSWER = 16 * 1024
-_MAX_RETRY_AFTER = 3600.0
 _TRY = "correct the receiver, then try it with replicator notify test"
 
 
@@ -50,16 +41,21 @@ class Sender:
 
     Args:
         receivers: who gets every message.
-        poster: sends one message to one receiver.
+        messenger: sends one message to one receiver.
         patience: seconds for which a message is retried.
         first: seconds until the first retry; every further pause is twice as long.
     """
 
     def __init__(
-        self, receivers: Iterable[Receiver], poster: Poster, *, patience: float = 3600.0, first: float = _FIRST_PAUSE
+        self,
+        receivers: Iterable[Receiver],
+        messenger: Messenger,
+        *,
+        patience: float = 3600.0,
+        first: float = _FIRST_PAUSE,
     ) -> None:
         self._receivers = {receiver.key: receiver for receiver in receivers}
-        self._poster = poster
+        self._messenger = messenger
         self._patience = int(patience * 1000)
         self._first = first
         # Delivered or dropped, but perhaps not yet removed from Redis, which may have been down at that moment.
@@ -104,7 +100,7 @@ class Sender:
     async def _attempt(self, pending: PendingMessage, now: int) -> PendingMessage | None:
         """Send one; return it if it is to be retried."""
         receiver = self._receivers[pending.receiver]
-        result = await self._poster.send(receiver, pending.message)
+        result = await self._messenger.send(receiver, pending.message)
         facts: dict[str, Any] = {
             "receiver": receiver.host,
             "occasion": str(pending.message.occasion),
@@ -229,52 +225,25 @@ def _code(body: bytes, name: str) -> int | None:
     return code if isinstance(code, int) else None
 
 
-class Poster:
-    """Sends one message to one receiver at a time, over a session of `open_poster`."""
+class Messenger:
+    """Sends one message to one receiver at a time, see `open_messenger`."""
 
-    def __init__(self, session: aiohttp.ClientSession, origin: Origin, seconds: float, proxies: Proxies) -> None:
-        self._session = session
-        self._proxies = proxies
+    def __init__(self, poster: Poster, origin: Origin) -> None:
+        self._poster = poster
         self._origin = origin
-        self._seconds = seconds
 
     async def send(self, receiver: Receiver, message: Message) -> DeliveryResult:
         """Send a message once, in bounded time. Raises nothing."""
-        try:
-            async with asyncio.timeout(self._seconds):
-                return await self._send(receiver, message)
-        except TimeoutError:
-            return DeliveryResult(False, f"no answer within {self._seconds:g} s", retry=True)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            # Not the library's own text: it may quote the address.
-            proxy = self._proxies.find(receiver.url)
-            failed = proxy_error(receiver.url, error, proxy) if proxy is not None else None
-            return DeliveryResult(False, str(failed) if failed is not None else _failure(error), retry=True)
-
-    async def _send(self, receiver: Receiver, message: Message) -> DeliveryResult:
         post = post_of(receiver, message, self._origin, time.time())
-        proxy = self._proxies.find(receiver.url)
-        login = proxy.credentials if proxy is not None else {}
-        async with self._session.post(
-            post.url,
-            data=post.body,
-            headers={**post.headers, **(login if receiver.url.scheme == "http" else {})},
-            allow_redirects=False,
-            proxy=proxy.url if proxy is not None else None,
-            proxy_headers=login,
-        ) as response:
-            if response.status == 407 and proxy is not None:
-                return DeliveryResult(False, str(proxy.refusal(receiver.url, 407)), retry=True)
-            body = bytearray()
-            while len(body) < _MAX_ANSWER and (part := await response.content.read(_MAX_ANSWER - len(body))):
-                body += part
-            retry_after = _seconds(response.headers.get("Retry-After"))
-            return interpret(receiver.format, response.status, bytes(body), retry_after)
+        reply = await self._poster.post(post.url, post.body, post.headers)
+        if reply.status is None:
+            return DeliveryResult(False, reply.failure, retry=True)
+        return interpret(receiver.format, reply.status, reply.body, reply.retry_after)
 
 
 @asynccontextmanager
-async def open_poster(origin: Origin, seconds: float = SECONDS) -> AsyncIterator[Poster]:
-    """Open a `Poster`.
+async def open_messenger(origin: Origin, seconds: float = SECONDS) -> AsyncIterator[Messenger]:
+    """Open a `Messenger`.
 
     Args:
         origin: who sends the messages.
@@ -283,28 +252,5 @@ async def open_poster(origin: Origin, seconds: float = SECONDS) -> AsyncIterator
     Raises:
         ConfigError: the environment names a proxy that can't be used.
     """
-    proxies = Proxies.from_environ(variables())
-    async with aiohttp.ClientSession(
-        cookie_jar=aiohttp.DummyCookieJar(),
-        # A compressed answer is left compressed: unpacked it could be huge.
-        headers={"User-Agent": f"replicator/{__version__}", "Accept-Encoding": "identity"},
-        auto_decompress=False,
-        connector=ProxyConnector(force_close=True),
-    ) as session:
-        yield Poster(session, origin, seconds, proxies)
-
-
-def _seconds(text: str | None) -> float | None:
-    return min(float(text), _MAX_RETRY_AFTER) if text is not None and text.isascii() and text.isdecimal() else None
-
-
-def _failure(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return "its TLS certificate is not trusted here: SSL_CERT_FILE can name a private authority"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "the host name can't be resolved"
-    if isinstance(error, aiohttp.ClientConnectorSSLError):
-        return "the server does not speak TLS: is it plain http://?"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "can't connect: is the host reachable from here?"
-    return f"the connection broke: {type(error).__name__}"
+    async with open_poster(seconds) as poster:
+        yield Messenger(poster, origin)

@@ -6,11 +6,12 @@ import json
 import re
 
 from replicator.errors import ErrorText
-from replicator.networks import parse_receivers
 from replicator.queue import Causes
+from replicator.receivers import parse_receivers
 from replicator.server.notify.formats import document, lines_of
 from replicator.server.notify.message import Message, MessageState, NotifyTiming, Occasion, cause_example
-from replicator.server.notify.sending import MAX_PENDING, SECONDS
+from replicator.server.notify.sending import MAX_PENDING
+from replicator.server.posting import SECONDS
 from replicator.settings import Settings
 from tests.docs.pages import ROOT, blocks
 from tests.server.notify.conftest import NOW, ORIGIN

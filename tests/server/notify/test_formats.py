@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.networks import Format, Receiver, parse_receivers
+from replicator.receivers import Format, Receiver, parse_receivers
 from replicator.server.notify.formats import dingtalk_sign, feishu_sign, post_of
 from tests.server.notify.conftest import NOW, ORIGIN, message
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from replicator.networks import parse_receivers
 from replicator.queue import (
     DeadLetters,
     Findings,
@@ -21,9 +20,10 @@ from replicator.queue import (
     Reconciles,
     ReconcileState,
 )
+from replicator.receivers import parse_receivers
 from replicator.server.notify import Notifier
 from replicator.server.notify.message import NotifyTiming
-from replicator.server.notify.sending import MAX_PENDING, Sender, open_poster
+from replicator.server.notify.sending import MAX_PENDING, Sender, open_messenger
 from tests.queue.servers import CuttingProxy
 from tests.queue.test_notices import bury
 from tests.server.notify.conftest import ORIGIN, message
@@ -68,8 +68,8 @@ async def process(
     seconds: float = 10,
     **more: Any,
 ) -> AsyncIterator[Process]:
-    async with open_poster(ORIGIN, seconds) as poster:
-        yield Process(queue, Sender(parse_receivers(addresses), poster, **{"first": 0.0, **more}), timing, lease)
+    async with open_messenger(ORIGIN, seconds) as messenger:
+        yield Process(queue, Sender(parse_receivers(addresses), messenger, **{"first": 0.0, **more}), timing, lease)
 
 
 def titles(robots: Chats) -> list[str]:
@@ -199,8 +199,8 @@ async def test_a_refused_message_is_not_retried(queue: Queue, robots: Chats) -> 
 
 
 async def test_pending_messages_are_bounded_and_the_oldest_are_dropped(robots: Chats) -> None:
-    async with open_poster(ORIGIN) as poster:
-        sender = Sender(parse_receivers(robots.plain), poster)
+    async with open_messenger(ORIGIN) as messenger:
+        sender = Sender(parse_receivers(robots.plain), messenger)
         with capture_logs() as lines:
             pending = sender.with_new((), [message(("a", str(number))) for number in range(MAX_PENDING + 3)], 0)
     assert len(pending) == MAX_PENDING
@@ -210,8 +210,8 @@ async def test_pending_messages_are_bounded_and_the_oldest_are_dropped(robots: C
 
 async def test_pauses_between_attempts_double_up_to_a_maximum(robots: Chats) -> None:
     robots.faults = [answering(503)] * 30
-    async with open_poster(ORIGIN) as poster:
-        sender = Sender(parse_receivers(robots.plain), poster, patience=3600, first=5.0)
+    async with open_messenger(ORIGIN) as messenger:
+        sender = Sender(parse_receivers(robots.plain), messenger, patience=3600, first=5.0)
         now, pauses = 1_000_000, []
         pending = sender.with_new((), [message(("a", "b"))], now)
         while pending:

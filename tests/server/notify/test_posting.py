@@ -11,8 +11,8 @@ from aiohttp import encode_basic_auth
 from structlog.testing import capture_logs
 from yarl import URL
 
-from replicator.networks import Format, Receiver, parse_receivers
-from replicator.server.notify.sending import interpret, open_poster
+from replicator.receivers import Format, Receiver, parse_receivers
+from replicator.server.notify.sending import interpret, open_messenger
 from tests.queue.servers import free_port
 from tests.server.notify.conftest import ORIGIN, message
 from tests.standins.chats import SECRETS, answering, dropping, endless, stalling
@@ -28,9 +28,9 @@ EVIL = message(('h/<!channel>:v1 <at user_id="all">', "`<@U1>`\n" + "镜" * 5000
 
 
 async def post(address: str, what: Message = EVIL, seconds: float = 10) -> DeliveryResult:
-    async with open_poster(ORIGIN, seconds) as poster:
+    async with open_messenger(ORIGIN, seconds) as messenger:
         with capture_logs() as lines:
-            result = await poster.send(parse_receivers(address)[0], what)
+            result = await messenger.send(parse_receivers(address)[0], what)
     assert not [secret for secret in SECRETS if secret in result.words + str(lines)]
     return result
 

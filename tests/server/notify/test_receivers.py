@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import ConfigError
-from replicator.networks import Format, parse_receivers
+from replicator.receivers import Format, parse_event_receivers, parse_receivers
 from replicator.settings import load_settings
 
 DINGTALK = "https://oapi.dingtalk.com/robot/send?access_token=t0ken"
@@ -94,3 +97,36 @@ def test_the_settings_do_not_show_addresses(monkeypatch: pytest.MonkeyPatch) -> 
     assert [receiver.secret for receiver in settings.receivers] == ["SEC0123"]
     assert "t0ken" not in repr(settings)
     assert "SEC0123" not in repr(settings)
+
+
+KEY = "b" * 32
+WHSEC = f"whsec_{base64.b64encode(KEY.encode()).decode()}"
+
+
+def test_a_receiver_of_cloudevents_has_a_secret_and_may_want_more_events() -> None:
+    some, more = parse_event_receivers(f"https://a.example/t0ken#{WHSEC}\nup_to_date+http://b.example:8080/x#{WHSEC}")
+    assert (some.secret, some.up_to_date, some.host) == (KEY.encode(), False, "a.example")
+    assert (more.secret, more.up_to_date, str(more.url)) == (KEY.encode(), True, "http://b.example:8080/x")
+    assert "t0ken" not in repr(some) + some.key
+    assert KEY not in repr(some)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("https://a.example/t0ken", "openssl rand"),
+        ("https://a.example/t0ken#c2VjcmV0", "whsec_ and 24 to 64"),
+        ("https://a.example/t0ken#whsec_c2VjcmV0", "24 to 64 random bytes"),
+        ("https://a.example/t0ken#whsec_" + "!" * 44, "in Base64"),
+        ("https://a.example/t0ken#whsec_" + "A" * 88, "24 to 64"),
+        (f"json+https://a.example/t0ken#{WHSEC}", "up_to_date+"),
+        (f"a.example/t0ken#{WHSEC}", "https://host/path#whsec_"),
+        (f"https://a.example/t0ken#{WHSEC} https://a.example/t0ken#{WHSEC}", "twice"),
+    ],
+)
+def test_a_receiver_of_cloudevents_that_can_not_work_is_refused_without_a_word_of_its_address(
+    address: str, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        load_settings(events_url=address)
+    assert "t0ken" not in str(caught.value)
