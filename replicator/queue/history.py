@@ -52,6 +52,8 @@ _MOST_BYTES = 600
 _MOST_WORDS = 300
 _MOST_NAMED = 3
 _LOG_SECONDS = 5.0
+_OPTIONAL = ("replaced", "digest", "parts", "pushed")
+"""Fields of an `Ended` that are left out where they say nothing."""
 _LOGGING: WeakSet[Queue] = WeakSet()
 """The queues of this process whose actions it logs for all to see."""
 
@@ -68,8 +70,9 @@ class Description:
         bytes: how much was sent.
         arrived: whether the tag is in place now, so that the time it took is the wait of its sender.
         replaced: what the destination held before, where that was something else; empty otherwise.
-        digest: what the destination holds now, where that is known.
+        digest: what the destination holds now; empty where that is not known.
         parts: how many manifests and blobs it took, by kind.
+        kept: whether the history keeps it; if not, only receivers of events are told.
     """
 
     result: str
@@ -81,6 +84,7 @@ class Description:
     replaced: str = ""
     digest: str = ""
     parts: Mapping[str, int] = field(default_factory=dict)
+    kept: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +105,9 @@ class Ended:
         lag: seconds from the push to the end; None where no push asked for it, or its time is unknown.
         tries: number of attempts.
         replaced: what the destination held before, where that was something else; empty otherwise.
-        digest: what the destination holds now, where that is known.
+        digest: what the destination holds now; empty where that is not known.
         parts: how many manifests and blobs it took, by kind.
+        pushed: time of the push that asked for it, by its sender's clock (UTC); None where no push did.
     """
 
     at: Moment
@@ -120,6 +125,10 @@ class Ended:
     replaced: str = ""
     digest: str = ""
     parts: Mapping[str, int] = field(default_factory=dict)
+    pushed: Moment | None = None
+
+
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +336,7 @@ def describe_end(describe: Describe | None, lane: Lane, ending: Ending) -> Descr
 def encode_entry(
     job: StartedJob, lane: Lane, ending: Ending, seconds: float, description: Description | None
 ) -> str | bytes:
-    """Give the history's entry for a job that ended; empty when it keeps none.
+    """Give the entry of the history and the outbox for a job that ended; empty for none.
 
     Args:
         job: what ended.
@@ -335,6 +344,9 @@ def encode_entry(
         ending: how it ended.
         seconds: how long the last attempt took.
         description: the job in the words of its owner.
+
+    Returns:
+        JSON of an `Ended`; with a ``-`` in front if the history does not keep it.
     """
     if description is None:
         return ""
@@ -357,9 +369,10 @@ def encode_entry(
         replaced=_cut(description.replaced),
         digest=_cut(description.digest),
         parts=description.parts,
+        pushed=job.record.pushed,
     )
-    empty = {name for name in ("replaced", "digest", "parts") if not getattr(entry, name)}
-    return encode(entry, without={"at", *empty})
+    data = encode(entry, without={"at", *(name for name in _OPTIONAL if not getattr(entry, name))})
+    return data if description.kept else b"-" + data
 
 
 def lag_ms(lane: Lane, ending: Ending, seconds: float, description: Description | None) -> str | int:

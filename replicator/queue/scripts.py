@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("replicator.queue")
 
-_FILES = ("jobs", "control", "dead_letters", "looks", "processes", "leaders", "blob_locks", "memory", "move")
+_FILES = ("jobs", "control", "dead_letters", "looks", "processes", "leaders", "blob_locks", "memory", "move", "outbox")
 _SECTION = re.compile(r"^-- (\w+)(?: with ([\w ]+))? --\n", re.MULTILINE)
 """The head of a section: ``-- name --``, or ``-- name with others --`` where other sections are put in front of it."""
 _REPLICATED = frozenset(

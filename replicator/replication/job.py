@@ -58,10 +58,8 @@ def withdrawn(request: CopyRequest, *warnings: str) -> Outcome:
     return Outcome(Result.SKIPPED, source, destination, note=WITHDRAWN, warnings=tuple(filter(None, warnings)))
 
 
-def describe(
-    lane: Lane, payload: Mapping[str, JsonValue], outcome: Mapping[str, JsonValue] | None
-) -> Description | None:
-    """Describe a finished job for the history.
+def describe(lane: Lane, payload: Mapping[str, JsonValue], outcome: Mapping[str, JsonValue] | None) -> Description:
+    """Describe a finished job for the history and for receivers of events.
 
     Args:
         lane: whose worker slot the job took.
@@ -69,19 +67,18 @@ def describe(
         outcome: what the `Handler` returned; None for a dead letter.
 
     Returns:
-        The description; None for what a backfill found up to date, ten thousands of which would hide all the others.
+        The description; not ``kept`` is what a backfill found up to date: ten thousands of them would hide all others.
     """
     source, rule = str(payload.get("source", "")), str(payload.get("rule", ""))
     if outcome is None:
         return Description(GIVEN_UP, source, rule, arrived=False)
     copied = Outcome.from_json(dict(outcome))
-    if copied.result is Result.UP_TO_DATE and lane is Lane.BACKFILL and not (copied.warnings or copied.replaced):
-        return None
+    news = copied.result is not Result.UP_TO_DATE or copied.warnings or copied.replaced or lane is Lane.EVENTS
     note = "; ".join(filter(None, (copied.note, *copied.warnings)))
     arrived = copied.result in (Result.COPIED, Result.UP_TO_DATE)
     result, replaced, digest = str(copied.result), copied.replaced or "", copied.digest or ""
     parts = {name: number for name in PARTS if (number := getattr(copied, name))}
-    return Description(result, source, rule, note, copied.bytes, arrived, replaced, digest, parts)
+    return Description(result, source, rule, note, copied.bytes, arrived, replaced, digest, parts, bool(news))
 
 
 def answered(payload: Mapping[str, JsonValue], outcome: Mapping[str, JsonValue]) -> set[str]:

@@ -537,7 +537,7 @@ next_look = math.min(next_look, tonumber(upcoming[2] or math.huge))
 table.insert(started, 1, next_look < math.huge and math.max(0, next_look - NOW) or -1)
 return started
 
--- confirm with generations observed owned unanswered stops --
+-- confirm with outbox generations observed owned unanswered stops --
 -- The fence: prolong a lease right before its job's destination is written, and void what was observed there before.
 -- ARGV: prefix, lease in ms, id, token, running record or '' to leave it, the destination's short name,
 -- most items of a generation, ms that the write may take, ms after that until the destination is compared again if no
@@ -557,6 +557,7 @@ void_observation(ARGV[6], math.max(NOW, look or 0), tonumber(ARGV[7]))
 local limit = NOW + tonumber(ARGV[8])
 redis.call('HSET', WRITING, id, string.format('%.0f %.0f %s', limit, limit + tonumber(ARGV[9]), ARGV[6]))
 keep_owned(id, ARGV[10])
+note_untold(id, token)
 renew_lease(id, token, lease_ms, ARGV[5])
 return {observed}
 
@@ -577,11 +578,11 @@ for i = 3, #ARGV, 3 do
 end
 return lost
 
--- finish with chronicle waits generations observed owned unanswered stops --
+-- finish with outbox chronicle waits generations observed owned unanswered stops --
 -- End an attempt, in one step. ARGV: prefix, id, token, generation seen at the start, lane it was started from,
 --   how: 'done' | 'retry' | 'wait' | 'dead' | 'release' | 'cancel' | 'foreign', delay in ms, failures in a row,
 --   record for the runs that wait, note: the failure of what waits ('retry', 'wait') or the dead letter ('dead'),
---   entry for the history or '', lag in ms or '', '1' when no answer came to a write of the destination;
+--   entry for the history and the outbox or '', with a '-' in front for the outbox alone; lag in ms or '', '1' when no answer came to a write of the destination;
 --   and for a failure that has to do with a key:
 --   the key, since when it is silent in ms, ms of waiting that count as one attempt, horizon in ms, why,
 --   the attempts that its waiting counts as; or for one that went well, where it is known: the keys that answered, each
@@ -618,6 +619,14 @@ if how == 'done' then note_told(id) end
 -- A push that this attempt did not serve is left to the next one.
 if how ~= 'done' and how ~= 'cancel' and runner then give_back(id, lane, runner) end
 
+-- Note the end for people and for receivers.
+local function note_end()
+  local entry = ARGV[11] or ''
+  local is_kept = string.sub(entry, 1, 1) ~= '-'
+  note_ended(lane, is_kept and entry or '', ARGV[12])
+  post_end(id, token, is_kept and entry or string.sub(entry, 2))
+end
+
 -- Returns when a key certainly answered to this attempt; nil if that is not known.
 local function answered_at(key)
   if how ~= 'done' then return nil end
@@ -649,7 +658,7 @@ if newest ~= seen then
   redis.call('ZADD', queue(lane), earliest, member(id))
   -- A failure is not reported: the next attempt, at once, began after these runs asked too, and may go well.
   if how == 'done' or how == 'cancel' then report_end(id, seen, record, nil, runner and runner.worker) end
-  if how == 'done' then note_ended(lane, ARGV[11], ARGV[12]) end
+  if how == 'done' then note_end() end
   wake(lane)
   return 'queued again'
 end
@@ -671,10 +680,10 @@ elseif silent and answers_others(silent, tonumber(ARGV[15])) then
 elseif how == 'done' then
   if look then compare_later(id, lane, look) else forget(id) end
   report_end(id, seen, record, nil, runner and runner.worker)
-  note_ended(lane, ARGV[11], ARGV[12])
+  note_end()
 elseif how == 'dead' then
   make_dead_letter(id, seen, note, record)
-  note_ended(lane, ARGV[11], ARGV[12])
+  note_end()
 elseif how == 'retry' then
   redis.call('ZADD', queue(lane), math.max(NOW + delay, earliest), member(id))
   redis.call('SET', failures_key(id), failures)

@@ -47,7 +47,7 @@
 --   <prefix>:notices:complaints  hash token -> JSON: what a process complains of (host, text, since), and until when
 --                              that counts
 --   <prefix>:lost              JSON: at, images, examples: what a run last found missing that had been in place
--- and those of control.lua, processes.lua, memory.lua, blob_locks.lua and looks.lua.
+-- and those of control.lua, processes.lua, memory.lua, blob_locks.lua, looks.lua and outbox.lua.
 local prefix = ARGV[1]
 local GEN, SEQ, RUNNING, WAITING = prefix .. ':gen', prefix .. ':seq', prefix .. ':running', prefix .. ':waiting'
 local BOUND, MERGED, PUSHED = prefix .. ':bound', prefix .. ':merged', prefix .. ':pushed'

@@ -1,4 +1,5 @@
--- Leaders: the work of one process for all of an installation: the scheduled reconcile, sweeps, notices to people.
+-- Leaders: the work of one process for all of an installation: the scheduled reconcile, sweeps, notices to people, events
+-- to programs (outbox.lua).
 
 -- leases --
 -- One take, renew and release for every leader. Put in front of the scripts below.
@@ -6,6 +7,7 @@
 -- A lease is a key with an expiry, <prefix>:<name>:lease. Its value is the token of its owner, or a JSON record that
 -- holds the token and `since`, when it was taken.
 local RECONCILE, NOTICES, SWEEP = prefix .. ':reconcile', prefix .. ':notices', prefix .. ':sweep'
+local SENDING = prefix .. ':sending'
 
 -- Returns the token that has a lease, and its record if it has one; nil when the lease is free.
 local function owner(name)
@@ -84,7 +86,7 @@ local function note_rules(digest)
   redis.call('HSET', RECONCILE, 'rules', table.concat(kept, ' '))
 end
 
--- reconcile_release with chronicle leases reconcile_rules requests --
+-- reconcile_release with outbox chronicle leases reconcile_rules requests --
 -- End a reconcile. ARGV: prefix, token, when it began, result (JSON), or '' when it was not completed, digest of its
 -- rules or ''.
 -- Returns the result with its times, or '' when there is none or the lease is lost.
@@ -106,6 +108,7 @@ if result.error == cjson.null then
   end
 end
 note_first(history('reconciles'), text, HISTORY_RECONCILES)
+post('reconcile.finished', text)
 return text
 
 -- reconcile_show with leases requests --
