@@ -253,6 +253,16 @@ def check_webhook_url(value: Any) -> Any:
     return str(url.with_path(url.path.rstrip("/")).with_query(url.query)) if _ends_in_webhook(url) else value
 
 
+def check_networks(value: Any) -> Any:
+    """Check a setting that lists addresses and networks.
+
+    Raises:
+        ValueError: it is no such list.
+    """
+    Networks(str(value))
+    return value
+
+
 def check_api_url(value: Any) -> Any:
     """Check the setting of the address of a ``serve``.
 

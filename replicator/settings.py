@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from replicator.env_file import read_dotenv, resolve, secret_files, secrets_directory
 from replicator.errors import ConfigError, Problem
-from replicator.networks import Networks, check_address, check_api_url, check_webhook_url
+from replicator.networks import check_address, check_api_url, check_networks, check_webhook_url
 from replicator.receivers import EventReceiver, Receiver, parse_event_receivers, parse_receivers
 from replicator.schedule import Schedule, parse_interval, parse_schedule
 from replicator.timetable import HostTimetables, parse_bandwidth, parse_request_rates
@@ -90,12 +90,6 @@ def _limits(parse: Callable[[str], Any]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _networks(value: Any) -> Any:
-    """Check a list of addresses and networks."""
-    Networks(str(value))
-    return value
-
-
 def _parsed(parse: Callable[[str], Any]) -> AfterValidator:
     """Check a secret as a parser reads it; an empty secret file counts as not set."""
 
@@ -118,7 +112,7 @@ def _scoped(text: str) -> list[tuple[str, str]]:
 _Secret = Annotated[SecretStr, AfterValidator(_stripped)]
 _Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 _Slots = Annotated[int, Field(ge=1, le=1000)]
-_Addresses = Annotated[str, BeforeValidator(_networks)]
+_Addresses = Annotated[str, BeforeValidator(check_networks)]
 
 
 class Settings(BaseSettings):

@@ -198,9 +198,6 @@ async def read_ended(
     return EndedPage(tuple(found), following or None)
 
 
-Entry = TypeVar("Entry")
-
-
 @dataclass(frozen=True, slots=True)
 class Action:
     """What a person did, on the status page or with a command.

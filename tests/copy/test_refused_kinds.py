@@ -172,12 +172,9 @@ ENTRIES: dict[str, tuple[Image, dict[str, Any]]] = {
 
 @pytest.mark.parametrize(
     ("entry", "options"),
-    [
-        *((entry, AUTO) for entry in ENTRIES),
-        *(("soci for a platform", options) for options in (STRIP, ONLY_AMD64, BOTH)),
-        ("chart", ONLY_AMD64),
-        ("cache", BOTH),
-    ],
+    [(entry, AUTO) for entry in ENTRIES]
+    + [("soci for a platform", options) for options in (STRIP, ONLY_AMD64, BOTH)]
+    + [("chart", ONLY_AMD64), ("cache", BOTH)],
 )
 async def test_what_is_refused_in_an_index_is_left_out_of_it_alone(
     strict: Pair, entry: str, options: CopyOptions
