@@ -44,7 +44,7 @@ EVERYTHING = {
     "service": {"annotations": {"a/b": "c"}},
     "serviceAccount": {"annotations": {"a/b": "c"}},
     "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
-    "prometheusRule": {"enabled": True, "runbooks": "https://docs.example.com/"},
+    "prometheusRule": {"enabled": True, "runbookBaseUrl": "https://docs.example.com/"},
     "dashboard": {"enabled": True},
     "extraEnv": [{"name": "TZ", "value": "Asia/Shanghai"}],
     "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
@@ -178,6 +178,18 @@ def test_runbooks_are_where_the_values_say() -> None:
     found = [rule["annotations"]["runbook_url"] for group in rules["spec"]["groups"] for rule in group["rules"]]
     assert found
     assert all(url.startswith("https://docs.example.com/operations.md#") for url in found)
+
+
+def test_alerts_tell_installations_apart_by_the_labels_in_the_values() -> None:
+    (rules,) = of_kind(rendered("redis, everything"), "PrometheusRule").values()
+    text = " ".join(rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"])
+    assert text.count("(cluster, namespace") == text.count("(cluster, namespace, job") > 20
+    own = {**MINIMAL, "prometheusRule": {"enabled": True, "groupBy": ["region"]}}
+    (rules,) = of_kind(read(template(own)), "PrometheusRule").values()
+    exprs = [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
+    assert not any("namespace" in expr for expr in exprs)
+    # Without an address, a link would lead nowhere.
+    assert all("runbook_url" not in rule["annotations"] for group in rules["spec"]["groups"] for rule in group["rules"])
 
 
 @pytest.mark.parametrize(

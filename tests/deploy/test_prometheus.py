@@ -17,7 +17,7 @@ from tests.docs.pages import ROOT, anchors, name
 TESTS = ROOT / "tests" / "deploy" / "alerts.test.yaml"
 METRICS = ROOT / "docs" / "metrics.md"
 _SUFFIXES = {"histogram": ("_bucket", "_sum", "_count")}
-_EVERYWHERE = {"namespace", "instance", "job", "pod"}
+_EVERYWHERE = {"cluster", "namespace", "instance", "job", "pod"}
 """Labels that Prometheus puts to what it scrapes."""
 
 
@@ -76,8 +76,8 @@ def test_each_alert_fires_for_what_it_is_about_and_for_nothing_else() -> None:
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
 def test_an_alert_says_what_to_do(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in {"critical", "warning", "info"}
-    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
-    file, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert set(rule["annotations"]) == {"summary", "description", "runbook"}
+    file, _, anchor = rule["annotations"]["runbook"].partition("#")
     assert anchor in anchors(ROOT / file)
 
 

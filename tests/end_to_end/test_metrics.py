@@ -99,7 +99,7 @@ async def test_a_push_moves_the_counters_by_exactly_what_it_made(house: House) -
         requests = after.value("replicator_registry_requests_total")
         errors = after.value("replicator_registry_requests_total", status="error")
         assert after.value("replicator_registry_request_duration_seconds_count") == requests - errors
-        assert after.value("replicator_build_info", version=__version__) == 1
+        assert after.value("replicator_build_info", version=__version__, role="serve") == 1
         assert after.value("process_resident_memory_bytes") > 0
 
         # The same bytes once more: nothing is sent.

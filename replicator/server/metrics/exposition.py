@@ -84,7 +84,7 @@ class Metrics:
         # A _created series for every counter would double the output, and hardly anyone reads them.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it without types
         self._registry = CollectorRegistry()
-        gauge(families.BUILD, self._registry).labels(__version__, platform.python_version()).set(1)
+        self._build = gauge(families.BUILD, self._registry)
         self.deliveries = DeliveryCounts(self._registry)
         self.attempts = AttemptCounts(self._registry)
         self.requests = RequestCounts(self._registry)
@@ -107,8 +107,14 @@ class Metrics:
         self.requests.add_hosts(sorted(rules.hosts))
         self._lookups.add_hosts(sorted(rules.hosts), sorted({host for ends in destinations.values() for host in ends}))
 
-    def watch_configuration(self, loaded: Callable[[], LoadedConfig]) -> None:
-        """Expose when the configuration was loaded, and whether files were refused or are left out."""
+    def watch_process(self, role: str, loaded: Callable[[], LoadedConfig]) -> None:
+        """Expose what this process is, when its configuration was loaded, and whether files were refused or left out.
+
+        Args:
+            role: ``serve`` or ``worker``.
+            loaded: returns the configuration in force.
+        """
+        self._build.labels(__version__, platform.python_version(), role).set(1)
         self._loaded.set_function(lambda: loaded().loaded)
         self._reload_failed.set_function(lambda: loaded().problem is not None)
         self._rules_out.set_function(lambda: len(loaded().out))

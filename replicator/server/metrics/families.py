@@ -37,8 +37,8 @@ class Family:
 BUILD = Family(
     "replicator_build_info",
     "gauge",
-    "Always 1; the labels tell the version and the Python that runs it.",
-    ("version", "python"),
+    "Always 1; the labels tell the version, the Python that runs it, and the role of the process: serve or worker.",
+    ("version", "python", "role"),
 )
 EVENTS = Family(
     "replicator_events_total",

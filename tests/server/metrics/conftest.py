@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from replicator.queue import LoadedConfig
 from replicator.rules import parse
 from replicator.server.metrics import Metrics
 from tests.queue.conftest import prefix, queue, server, short_dir
@@ -31,4 +32,6 @@ def rules() -> Rules:
 
 @pytest.fixture
 def metrics(rules: Rules, queue: Queue) -> Metrics:
-    return Metrics(rules, queue, None)
+    metrics = Metrics(rules, queue, None)
+    metrics.watch_process("serve", lambda: LoadedConfig(0.0, None))
+    return metrics
