@@ -104,6 +104,7 @@ _OUTCOMES = {
     Result.SKIPPED: "skipped",
     Result.SOURCE_GONE: "skipped",
 }
+_REFUSED, _STALE = "refused", "stale"
 _FAILURES = {AttemptEnd.RETRIED: "retried", AttemptEnd.DEAD: "failed"}
 _REASONS = {kind: kind.value.replace(" ", "_") for kind in ErrorClass}
 _ARRIVED = frozenset({Result.COPIED, Result.UP_TO_DATE})
@@ -128,6 +129,8 @@ class AttemptCounts:
             self._blobs.labels(how)
         for kind in (ErrorClass.TRANSIENT, ErrorClass.NOT_YET):
             self._retries.labels(_REASONS[kind])
+        for outcome in {*_OUTCOMES.values(), *_FAILURES.values(), _REFUSED, _STALE}:
+            self._duration.labels(outcome)
 
     def add_rules(self, destinations: Mapping[str, Iterable[str]]) -> None:
         """Give these rules, and the hosts that they copy to, series of their own from now on.
@@ -182,8 +185,8 @@ class AttemptCounts:
         if attempt.lag is not None and attempt.lane is Lane.EVENTS and result in _ARRIVED:
             self._lag.labels(self._host(attempt)).observe(attempt.lag)
         if outcome.get("still_holds"):
-            return "stale"
-        return "refused" if outcome.get("refused") else _OUTCOMES[result]
+            return _STALE
+        return _REFUSED if outcome.get("refused") else _OUTCOMES[result]
 
 
 _STATUSES = frozenset(int(status) for status in HTTPStatus)
