@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import ssl
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -94,8 +95,16 @@ _HEAD_PIECE = 16 * 1024
 class _Protocol(ResponseHandler):
     """aiohttp's side of a connection, which takes only so many interim answers: the parser keeps all that it finds."""
 
+    certified: Callable[[str, float], None] | None = None
+    """See `ProxyConnector`."""
     _interim: int | None = None
     """Interim answers to the request that is sent; None once it is answered."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        if self.certified is not None and tls is not None and (certificate := tls.getpeercert()):
+            self.certified(tls.server_hostname or "", ssl.cert_time_to_seconds(certificate["notAfter"]))
 
     def set_response_params(self, **given: Any) -> None:
         self._interim = 0
@@ -126,12 +135,20 @@ class ProxyConnector(aiohttp.TCPConnector):
     aiohttp uses the target's setting for both, so ``insecure: true`` would show the proxy's password to anyone. There
     is no public way to change that; a version of aiohttp without the private one connects to no such proxy. Nor is
     there one to bound interim answers.
+
+    Args:
+        certified: hears of certificates, see `replicator.registry.limits.RequestObserver`.
+        options: those of aiohttp.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, certified: Callable[[str, float], None] | None = None, **options: Any) -> None:
         super().__init__(**options)
-        protocol: type[ResponseHandler] = _Protocol
-        self._factory = functools.partial(protocol, self._loop)
+        self._factory = functools.partial(self._protocol, certified)
+
+    def _protocol(self, certified: Callable[[str, float], None] | None) -> ResponseHandler:
+        protocol = _Protocol(self._loop)
+        protocol.certified = certified
+        return protocol
 
     def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
@@ -205,7 +222,13 @@ class Registries:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             # `HostLimits` bounds what is in flight at each host, so the pool needs no limit.
-            connector=ProxyConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=30, socket_factory=open_socket),
+            connector=ProxyConnector(
+                certified=self._observer.certified,
+                limit=0,
+                ttl_dns_cache=30,
+                keepalive_timeout=30,
+                socket_factory=open_socket,
+            ),
             # A presigned Location breaks if it is quoted again.
             requote_redirect_url=False,
             # The bytes that count are those that were hashed: never decompressed ones.

@@ -348,6 +348,8 @@ class RequestObserver:
             the caller hands work back to a queue that waits for the answer, so it is not repeated in vain before.
         refused: a copy failed because a registry refuses it for good: ``(registry, reason)``.
         challenged: a token challenge of the registry names its ``service``: ``(registry, service)``.
+        certified: a TLS connection was opened to any server: ``(name without port, end of its certificate)``, in Unix
+            time. Not called where certificates are not verified.
     """
 
     answered: Callable[[str, str, int | None, float], None] = _ignore
@@ -357,3 +359,4 @@ class RequestObserver:
     silent: Callable[[str, Silence | None], None] | None = None
     refused: Callable[[str, str], None] = _ignore
     challenged: Callable[[str, str], None] = _ignore
+    certified: Callable[[str, float], None] = _ignore

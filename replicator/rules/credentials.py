@@ -14,6 +14,7 @@ from replicator.rules.node import join
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
     from replicator.registry.credentials import Access
     from replicator.rules.rule import Rule
@@ -55,6 +56,15 @@ class Credentials:
         self.broken = frozenset(broken)
         self.elsewhere = elsewhere
         self.lent = dict(lent or {})
+
+    def ca_files(self) -> dict[str, frozenset[Path]]:
+        """Return the files of further authorities that the entries name, by their registry."""
+        found: dict[str, frozenset[Path]] = {}
+        for key, access in self.entries.items():
+            if access.ca_file is not None:
+                registry = key.partition("/")[0]
+                found[registry] = found.get(registry, frozenset()) | {access.ca_file}
+        return found
 
     def find(self, repository: Repository, *, elsewhere: bool = True) -> Access | None:
         """Return the access to ``repository``, or None if no key matches here or elsewhere.

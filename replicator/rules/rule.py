@@ -94,6 +94,11 @@ class Rule:
         """The registries that it copies to."""
         return frozenset(target.template.registry for target in self.targets)
 
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The registries that it copies from and to."""
+        return self.destination_hosts | {self.source.registry}
+
     def to_json(self) -> dict[str, Any]:
         """Return the copies that it asks for as JSON values; its place and spelling in the file are no part of them."""
         targets = [

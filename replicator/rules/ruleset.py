@@ -20,6 +20,7 @@ from replicator.rules.rule import Route, route
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from replicator.errors import Problem
     from replicator.registry.credentials import Access
@@ -57,7 +58,7 @@ class Rules:
         self.warnings: tuple[Problem, ...] = tuple(warnings)
         self.logins: tuple[tuple[str, str], ...] = tuple(logins)
         self.out: tuple[str, ...] = tuple(out)
-        self.hosts: frozenset[str] = frozenset(_hosts(self._rules))
+        self.hosts: frozenset[str] = frozenset(host for rule in self._rules for host in rule.hosts)
         self.keys: tuple[str, ...] = tuple(dict.fromkeys(rule.key for rule in self._rules))
         self._by_repository: dict[Repository, list[int]] = {}
         self._by_project: dict[tuple[str, str], list[int]] = {}
@@ -247,7 +248,11 @@ class Rules:
 
     def hosts_of(self, keys: Collection[str]) -> frozenset[str]:
         """Return the hosts that the rules with these ``keys`` copy from and to."""
-        return frozenset(_hosts(rule for rule in self._rules if rule.key in keys))
+        return frozenset(host for rule in self._rules if rule.key in keys for host in rule.hosts)
+
+    def ca_files(self) -> dict[str, frozenset[Path]]:
+        """Return the files of further authorities that ``auth`` names, by the registry that they are for."""
+        return self._credentials.ca_files()
 
     def credentials(self, repository: Repository) -> Access | None:
         """Return the access to ``repository`` by the longest matching key of ``auth``.
@@ -303,11 +308,6 @@ class Rules:
                 *self._by_registry.get(repository.registry, ()),
             ]
         )
-
-
-def _hosts(rules: Iterable[Rule]) -> Iterator[str]:
-    for rule in rules:
-        yield from (rule.source.registry, *rule.destination_hosts)
 
 
 def _lowered(repository: Repository) -> Repository:

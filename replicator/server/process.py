@@ -310,7 +310,7 @@ async def _beside(
     reloader: Reloader,
 ) -> AsyncIterator[None]:
     """Run everything beside the webhook and the worker while the context lasts."""
-    parts.metrics.watch_process(command, reloader.status)
+    parts.metrics.watch_process(command, reloader.status, settings.tls_certificate)
     parts.metrics.watch_limits(parts.registries.rates.timetable)
     async with (
         _probes(settings, probes_listener, parts, stopping),

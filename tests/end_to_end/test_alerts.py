@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 QUIET, AFTER = 30, 60
 """Minutes before the burst, and after it."""
 RARE = {
+    ("ReplicatorCertificateExpires", "replicator_certificate_expiry_timestamp_seconds"),
+    ("ReplicatorCertificateExpiresSoon", "replicator_certificate_expiry_timestamp_seconds"),
     ("ReplicatorRegistryErrors", "replicator_registry_requests_total"),
     ("ReplicatorWebhooksOff", "replicator_harbor_webhooks_enabled"),
 }
-"""Series that are there from the first failure on, which the alert compares over minutes; and once Harbor was swept."""
+"""Series that are there from the first failure on, which the alert compares over minutes; from the first TLS connection
+on; and once Harbor was swept."""
 
 
 def series(found: Scrape) -> dict[str, float]:

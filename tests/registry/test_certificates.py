@@ -11,14 +11,16 @@ import pytest
 import trustme
 from aiohttp import ClientConnectorCertificateError, web
 from aiohttp.client_reqrep import ConnectionKey
+from cryptography.x509 import load_pem_x509_certificates
 from yarl import URL
 
 from replicator.commands.check.registries import look_at_certificate
 from replicator.errors import ErrorClass
 from replicator.reference import Repository
-from replicator.registry import Access
+from replicator.registry import Access, Registries
 from replicator.registry.connection_errors import certificate_words
 from replicator.registry.errors import CertificateExpired, CertificateRefused
+from replicator.registry.limits import RequestObserver
 from replicator.registry.proxies import Proxies
 from tests.registry.conftest import client, served
 from tests.standins.certificates import harbors_recipe, strict
@@ -47,6 +49,20 @@ async def test_a_certificate_by_harbors_recipe_is_taken_on_every_python_where_ca
         host = f"localhost:{server.host.rpartition(':')[2]}"
         (found,) = await look_at_certificate(host, Access(ca_file=tmp_path / "ca.pem"), Proxies())
     assert "issued by MyRoot" in found.message
+
+
+async def test_the_end_of_a_server_s_certificate_is_told_where_it_is_verified(tmp_path: Path) -> None:
+    tls, told = harbors_recipe(tmp_path), list[tuple[str, float]]()
+    observer = RequestObserver(certified=lambda *what: told.append(what))
+    async with served(nothing, tls=tls) as server:
+        host = f"localhost:{server.host.rpartition(':')[2]}"
+        for access in (Access(ca_file=tmp_path / "ca.pem"), Access(insecure=True)):
+            async with Registries(
+                dict.fromkeys([Repository(host, "team/app")], access).__getitem__, observer=observer
+            ) as registries:
+                assert await registries.source(Repository(host, "team/app")).head_manifest("v1") is None
+    (certificate,) = load_pem_x509_certificates((tmp_path / "certificate.pem").read_bytes())
+    assert told == [("localhost", certificate.not_valid_after_utc.timestamp())]
 
 
 async def test_a_ca_file_may_hold_the_servers_own_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

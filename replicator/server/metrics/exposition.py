@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ from replicator.reference import Reference
 from replicator.replication.reconciler import overdue
 from replicator.server.metrics import families
 from replicator.server.metrics.counters import OTHER, AttemptCounts, BoundedLabels, DeliveryCounts, RequestCounts
+from replicator.server.metrics.expiry import Expiries
 from replicator.server.metrics.families import gauge
 from replicator.timetable import UNLIMITED
 
@@ -89,7 +90,10 @@ class Metrics:
         self.attempts = AttemptCounts(self._registry)
         self.requests = RequestCounts(self._registry)
         self._lookups = QueueLookups(queue, schedule)
+        self._expiries = Expiries(self.requests.hosts)
+        self.requests.observer = replace(self.requests.observer, certified=self._expiries.certified)
         self.add_labels(rules)
+        self._registry.register(self._expiries)
         self._registry.register(self._lookups)
         self._limits = RateLimits(self.requests.hosts)
         self._registry.register(self._limits)
@@ -104,16 +108,19 @@ class Metrics:
         """Give the hosts and keys of these rules series of their own; earlier ones keep theirs."""
         destinations = rules.destination_hosts()
         self.attempts.add_rules(destinations)
+        self._expiries.use_ca_files(rules.ca_files())
         self.requests.add_hosts(sorted(rules.hosts))
         self._lookups.add_hosts(sorted(rules.hosts), sorted({host for ends in destinations.values() for host in ends}))
 
-    def watch_process(self, role: str, loaded: Callable[[], LoadedConfig]) -> None:
+    def watch_process(self, role: str, loaded: Callable[[], LoadedConfig], certificate: Path | None = None) -> None:
         """Expose what this process is, when its configuration was loaded, and whether files were refused or left out.
 
         Args:
             role: ``serve`` or ``worker``.
             loaded: returns the configuration in force.
+            certificate: the file with the webhook's own; None without one.
         """
+        self._expiries.webhook = certificate
         self._build.labels(__version__, platform.python_version(), role).set(1)
         self._loaded.set_function(lambda: loaded().loaded)
         self._reload_failed.set_function(lambda: loaded().problem is not None)

@@ -264,6 +264,13 @@ RULES_DIFFER = Family(
     "gauge",
     "Seconds for which processes on this queue have had different rules; 0 if all have the same.",
 )
+CERTIFICATE = Family(
+    "replicator_certificate_expiry_timestamp_seconds",
+    "gauge",
+    "Unix time at which a certificate ends: the latest that a server showed (server), the first in the ca_file of a "
+    "registry (ca_file), or that of the webhook itself (webhook).",
+    ("kind", "host"),
+)
 STATE_FREE = Family(
     "replicator_state_free_bytes",
     "gauge",
@@ -326,6 +333,7 @@ FAMILIES = (
     RULES_OUT,
     UPLOAD_LIMIT,
     REQUESTS_LIMIT,
+    CERTIFICATE,
     STATE_FREE,
     STATE_SIZE,
     *COUNTED,

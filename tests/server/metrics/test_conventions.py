@@ -60,6 +60,7 @@ def use(metrics: Metrics) -> None:
     metrics.requests.sent(ACR, 20)
     metrics.requests.throttled(ACR)
     metrics.requests.refused(ACR, "denied")
+    metrics.requests.observer.certified(ACR, 2e9)
     metrics.watch_disk(Path("/"))
     metrics.watch_limits(lambda kind, _: LIMITS[kind])
 
