@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import logging.handlers
 import sys
@@ -172,6 +173,33 @@ def _without_repetition(_: object, __: str, event: MutableMapping[str, Any]) -> 
     return event
 
 
+class _Plain:
+    """A value whose ``repr``, which the console renderer prints, is its text."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _without_python(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Leave out what is not there, and write all values but texts as in the JSON log, not as Python would."""
+    for key, value in list(event.items()):
+        if key == "exc_info":
+            continue
+        if value is None:
+            del event[key]
+        elif isinstance(value, bool | int | float | list | tuple | dict):
+            text = json.dumps(value, ensure_ascii=False, default=str)
+            # JSON escapes none of the characters above ASCII, some of which steer a terminal.
+            event[key] = _Plain("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
+        else:
+            # Also that of an Enum that is a text.
+            event[key] = str(value)
+    return event
+
+
 def _rendering(console: bool, *, colors: bool) -> list[Any]:
     if console:
         # The default formatter prints the local variables of every frame, passwords among them.
@@ -179,6 +207,7 @@ def _rendering(console: bool, *, colors: bool) -> list[Any]:
         return [
             _with_error_fields,
             _without_repetition,
+            _without_python,
             structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False, exception_formatter=plain),
         ]
     return [

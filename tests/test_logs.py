@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import json
 import logging
+import re
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
-from replicator.errors import ConfigError, Problem, ReplicatorError
+from replicator import commands
+from replicator.errors import USAGE, ConfigError, Problem, ReplicatorError
 from replicator.logs import LogLimit, configure_logs
+from replicator.queue import Lane
+from tests.docs.pages import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+LEVELS = {"debug", "info", "warning", "error", "exception"}
 
 
 @pytest.fixture(autouse=True)
@@ -156,3 +163,100 @@ def test_a_reason_is_three_fields_where_it_is_an_error_and_a_list_is_shown_once(
     configure_logs("info", "console")
     structlog.get_logger("test").warning("refused", problems=["images: empty"], error=error)
     assert capsys.readouterr().err.count("images: empty") == 1
+
+
+def test_a_line_for_people_shows_no_python(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "console")
+    structlog.get_logger("test").info(
+        "event",
+        lane=Lane.EVENTS,
+        error=None,
+        path=Path("/a"),
+        done=True,
+        concurrency={Lane.EVENTS: 4},
+        names=["中", "\x9b31m\u202e"],
+    )
+    written = capsys.readouterr().err
+    for shown in (
+        "lane=events",
+        "path=/a",
+        "done=true",
+        'concurrency={"events": 4}',
+        'names=["中", "\\x9b31m\\u202e"]',
+    ):
+        assert shown in written
+    for insides in ("<", "None", "error=", "True", "Posix"):
+        assert insides not in written
+
+
+def kind_of(value: ast.expr) -> str | None:
+    """The JSON type that an expression certainly has; None where its text does not tell."""
+    match value:
+        case ast.Constant(value=bool()):
+            return "boolean"
+        case ast.Constant(value=str()) | ast.JoinedStr() | ast.Attribute(attr="id"):
+            return "text"
+        case ast.Call(func=ast.Name(id="bool")) | ast.Compare() | ast.UnaryOp(op=ast.Not()):
+            return "boolean"
+        case ast.Call(func=ast.Name(id="str")):
+            return "text"
+        case ast.Constant(value=int() | float()) | ast.Call(func=ast.Name(id="len" | "round")):
+            return "number"
+        case ast.List() | ast.ListComp() | ast.Call(func=ast.Name(id="list" | "sorted")):
+            return "list"
+        case ast.Dict() | ast.DictComp() | ast.Call(func=ast.Name(id="dict")):
+            return "object"
+    return None
+
+
+def test_a_key_of_log_lines_has_one_type() -> None:
+    kinds: dict[str, set[str]] = {}
+    texts = [path.read_text() for path in (ROOT / "replicator").rglob("*.py")]
+    for text in filter(re.compile(r"log\w*\.(debug|info|warning|error|exception)\(").search, texts):
+        for node in ast.walk(ast.parse(text)):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            if node.func.attr in LEVELS and "log" in ast.unparse(node.func.value).lower():
+                for keyword in node.keywords:
+                    kind = kind_of(keyword.value)
+                    if keyword.arg is not None and keyword.arg != "exc_info" and kind is not None:
+                        kinds.setdefault(keyword.arg, set()).add(kind)
+    assert len(kinds) > 30
+    assert {key: found for key, found in kinds.items() if len(found) > 1} == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "as_json"),
+    [
+        (["serve"], "json", True),
+        (["worker", "--log-format", "json"], "", True),
+        (["serve", "--log-format=console"], "json", False),
+        (["serve"], "auto", False),
+        (["status"], "json", False),
+    ],
+)
+def test_what_ends_a_service_is_a_line_of_json_where_its_log_is_json(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    variable: str,
+    *,
+    as_json: bool,
+) -> None:
+    def fails() -> None:
+        raise ConfigError("rules.yaml", [Problem("images", "no rules"), Problem("auth", "no login")])
+
+    monkeypatch.setattr(commands, "app", fails)
+    monkeypatch.setattr("sys.argv", ["replicator", *words])
+    monkeypatch.setenv("REPLICATOR_LOG_FORMAT", variable)
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    assert ended.value.code == USAGE
+    written = capsys.readouterr().err
+    if not as_json:
+        assert written.startswith("replicator: rules.yaml")
+        return
+    line = json.loads(written)
+    assert (line["event"], line["level"]) == ("not running", "error")
+    assert line["problems"] == ["images: no rules", "auth: no login"]
+    assert {"what", "why", "do", "error", "timestamp", "logger"} <= set(line)

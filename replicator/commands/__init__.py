@@ -13,6 +13,7 @@ import errno
 import gc
 import importlib
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -209,8 +210,46 @@ def _print_error(error: Exception, code: int) -> int:
         told = {"error": {**ErrorText.of(error).to_json(), "class": kind}}
         with contextlib.suppress(OSError):
             print(json.dumps(told, ensure_ascii=False), flush=True)  # noqa: T201 - to the program that called
+    if _logs_json():
+        _log_error(error)
+        return code
     lines = [str(error)] if isinstance(error, ConfigError) else ErrorText.of(error).lines
     print("replicator: " + "\n  ".join(lines), file=sys.stderr)  # noqa: T201 - to the person who called
     for note in getattr(error, "__notes__", ()):
         print(f"  {note}", file=sys.stderr)  # noqa: T201 - the same
     return code
+
+
+_SERVICES = ("serve", "worker")
+_LOG_FORMAT = "--log-format"
+
+
+def _logs_json() -> bool:
+    """Tell whether a process that runs for long was told to log as JSON, even if its settings are refused."""
+    words = sys.argv[1:]
+    if not words or words[0] not in _SERVICES:
+        return False
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == _LOG_FORMAT or word.startswith(f"{_LOG_FORMAT}="):
+            return (following if word == _LOG_FORMAT else word.partition("=")[2]) == "json"
+    from replicator.settings import variables
+
+    try:
+        return variables().get("REPLICATOR_LOG_FORMAT", "").strip().lower() == "json"
+    except ConfigError:
+        return os.environ.get("REPLICATOR_LOG_FORMAT") == "json"
+
+
+def _log_error(error: Exception) -> None:
+    """Log what ended this process: a line of text among JSON lines would stop what reads them."""
+    import structlog
+
+    from replicator.logs import configure_logs
+
+    configure_logs(form="json")
+    facts: dict[str, object] = {}
+    if isinstance(error, ConfigError):
+        facts["problems"] = [str(each) for each in error.problems]
+    if notes := getattr(error, "__notes__", ()):
+        facts["notes"] = list(notes)
+    structlog.get_logger("replicator").error("not running", error=error, **facts)

@@ -391,8 +391,8 @@ async def warn_of_collisions(rules: Rules, registries: Registries) -> None:
             async for collision in collisions:
                 number += 1
                 if number <= _MOST_LOGGED:
-                    sources = [str(source) for source in collision.sources]
-                    log.warning("collision", destination=str(collision.destination), sources=sources)
+                    colliding = [str(source) for source in collision.sources]
+                    log.warning("collision", destination=str(collision.destination), colliding=colliding)
     except Exception:
         # This runs beside the webhook and the copies, and a fault in it must not end them.
         log.exception("collisions not looked for")

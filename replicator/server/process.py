@@ -83,7 +83,7 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, lane
     auth, certificate = WebhookAuth.of(settings), certificate_of(settings)
     if auth.is_open:
         log.warning("webhook open to everyone", reason="REPLICATOR_WEBHOOK_ANONYMOUS")
-    log.info("starting", version=__version__, sources=len(rules.sources()), worker=bool(lanes))
+    log.info("starting", version=__version__, sources=len(rules.sources()), makes_copies=bool(lanes))
     # The port first: a second instance fails here, before it opens the queue of the first.
     with (
         contextlib.closing(listen(settings.listen, "REPLICATOR_LISTEN")) as listener,

@@ -148,7 +148,7 @@ async def test_the_start_warns_of_collisions_and_ignores_a_harbor_that_is_away(h
             await warn_of_collisions(rules, registries)
     told = [entry for entry in logs if entry["event"] == "collision"]
     assert [entry["log_level"] for entry in told] == ["warning"]
-    assert told[0]["sources"] == [f"{house.harbor.host}/team/{name}" for name in ("a-b/c:v1", "a/b-c:v1")]
+    assert told[0]["colliding"] == [f"{house.harbor.host}/team/{name}" for name in ("a-b/c:v1", "a/b-c:v1")]
 
 
 async def collisions_in(house: House, images: dict[str, Any]) -> list[Collision]:
