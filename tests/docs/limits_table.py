@@ -77,6 +77,7 @@ LIMITS = {
         Limit("images compared at registries at a time", "server.api.images.ASKED_AT_ONCE", "", "the next one waits"),
         Limit("images that wait for that", "server.api.images.MOST_WAITING", "", "429"),
         Limit("time for that", "server.api.images.ASK_SECONDS", "s", "504"),
+        Limit("age of an answer to an equal question", "server.api.images.SAME_SECONDS", "s", "compared again"),
         Limit("age of what was seen in place", "server.api.images.KNOWN_SECONDS", "s", "compared again"),
         Limit("images that one `wait` waits for", "commands.wait.MOST_REFERENCES", "", "refused"),
         Limit("questions of one `wait` at a time", "commands.wait.ASKED_AT_ONCE", "", "the next one waits"),

@@ -28,9 +28,11 @@ from replicator.server.api.models import (
     Job,
     State,
 )
+from replicator.tasks import Shared
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Coroutine, Sequence
+    from typing import Any
 
     from replicator.copy import Copier
     from replicator.errors import ErrorClass
@@ -44,6 +46,8 @@ MOST_WAITING = 32
 """Further questions that wait for their turn."""
 ASK_SECONDS = 10.0
 """For the answers of the registries."""
+SAME_SECONDS = 2.0
+"""For so long an answer of the registries is given again to equal questions that are not for a fresh one."""
 KNOWN_SECONDS = 2 * 86_400.0
 """For so long a destination that was seen in place is not compared again: twice the time between two reconciles."""
 
@@ -66,6 +70,45 @@ class _Compared:
     digest: str | None
 
 
+class _Question:
+    """A question to the registries, and its answer for all who ask it.
+
+    Attributes:
+        requests: what is compared.
+        began: when its turn came, by `time.monotonic`; None before.
+    """
+
+    def __init__(
+        self,
+        requests: tuple[CopyRequest, ...],
+        ask: Callable[[_Question], Coroutine[Any, Any, list[_Compared]]],
+    ) -> None:
+        self.requests = requests
+        self.began: float | None = None
+        self._asking = Shared(lambda: ask(self))
+        self._answer: list[_Compared] | None = None
+        self._failed = False
+
+    def is_old(self, now: float) -> bool:
+        """Whether it is over, and its answer not of the last moment."""
+        over = self._failed or self._answer is not None
+        return over and (self._failed or self.began is None or now - self.began >= SAME_SECONDS)
+
+    async def answer(self) -> list[_Compared]:
+        """Ask, unless somebody has.
+
+        Raises:
+            ApiError: there is no usable answer.
+        """
+        if self._answer is None:
+            try:
+                self._answer = await self._asking.result()
+            except BaseException:
+                self._failed = True
+                raise
+        return self._answer
+
+
 class Images:
     """Tells the states of images.
 
@@ -83,6 +126,7 @@ class Images:
         self.rules = rules
         self._turns = asyncio.Semaphore(ASKED_AT_ONCE)
         self._waiting = 0
+        self._questions: dict[tuple[CopyRequest, ...], _Question] = {}
 
     def requests(self, source: Reference, destination: str | None) -> Sequence[CopyRequest]:
         """Return the copies that the rules ask for, all or only the one to a destination."""
@@ -123,7 +167,7 @@ class Images:
         ]
         unknown = [number for number, each in enumerate(found) if each is None]
         try:
-            asked = await self._ask([requests[number] for number in unknown]) if unknown else []
+            asked = await self._ask(tuple(requests[number] for number in unknown), fresh=fresh) if unknown else []
         except ApiError:
             if not all(failed[number] for number in unknown):
                 raise
@@ -166,18 +210,30 @@ class Images:
         image = ImageAtDestination(**names, state=State.IN_PLACE, digest=digest, since=moment(seen.time))
         return _Compared(image, seen.digest)
 
-    async def _ask(self, requests: Sequence[CopyRequest]) -> list[_Compared]:
-        """Compare at the registries.
+    async def _ask(self, requests: tuple[CopyRequest, ...], *, fresh: bool) -> list[_Compared]:
+        """Compare at the registries, once for equal questions.
 
         Raises:
             ApiError: one does not answer usably or in time, or too many questions wait.
         """
+        now = time.monotonic()
+        while self._questions and (oldest := next(iter(self._questions.values()))).is_old(now):
+            del self._questions[oldest.requests]
+        known = self._questions.get(requests)
+        # What began before a fresh question may have read what a push has changed since.
+        if known is None or (known.began is not None if fresh else known.is_old(now)):
+            known = self._questions[requests] = _Question(requests, self._compare_all)
+        return await known.answer()
+
+    async def _compare_all(self, question: _Question) -> list[_Compared]:
+        requests = question.requests
         if self._waiting >= MOST_WAITING:
             what = f"{MOST_WAITING} questions wait for registries already"
             raise ApiError(429, ErrorText(what, do="ask again in a few seconds"), retry_after=5)
         self._waiting += 1
         try:
             async with asyncio.timeout(ASK_SECONDS), self._turns:
+                question.began = time.monotonic()
                 return [await self._compare(request) for request in requests]
         except TimeoutError:
             hosts = sorted({host for each in requests for host in (each.source.registry, each.destination.registry)})

@@ -20,6 +20,7 @@ from replicator.server.auth import ApiAuth, PageAuth, Scope, WebhookAuth
 from tests.queue.conftest import PATIENCE, own_server, prefix, queue, server, short_dir
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator
 
     from starlette.types import ASGIApp
@@ -47,6 +48,7 @@ class Registries:
     asked: list[str] = field(default_factory=list)
     error: Exception | None = None
     selections: dict[str, Any] = field(default_factory=dict)
+    gate: asyncio.Event | None = None
 
     @property
     def registries(self) -> Any:
@@ -54,6 +56,8 @@ class Registries:
 
     async def compare(self, _: Reference, destination: Reference, *__: Any, **___: Any) -> Comparison:
         self.asked.append(str(destination))
+        if self.gate is not None:
+            await self.gate.wait()
         if self.error is not None:
             raise self.error
         if self.source == self.destination:
@@ -75,6 +79,7 @@ class Site:
     queue: Queue
     checks: Observations
     registries: Registries
+    images: Images
     app: ASGIApp
 
     async def ask(self, method: str, path: str, token: str | None = READ, **more: Any) -> httpx.Response:
@@ -92,9 +97,10 @@ async def served(queue: Queue, auth: ApiAuth | None = None) -> AsyncIterator[Sit
     webhook = Webhook(rules, queue, WebhookAuth("token"), lambda *_: None)
     async with aclosing(Observations(queue, deadline=PATIENCE, pause=0)) as checks:
         registries = Registries()
-        api = Api(queue, Images(queue, cast("Copier", registries), checks, rules), rules, auth)
+        images = Images(queue, cast("Copier", registries), checks, rules)
+        api = Api(queue, images, rules, auth)
         app = create_app(webhook, Readiness(queue, list), metrics=None, more=api.routes())
-        yield Site(queue, checks, registries, app)
+        yield Site(queue, checks, registries, images, app)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
 from contextlib import aclosing
@@ -17,6 +18,7 @@ from replicator.queue import Job, Lane, Observations, Queue, Reconciles, Reconci
 from replicator.reference import Reference
 from replicator.registry.errors import NotFound
 from replicator.replication.transfer import CopyFailed
+from replicator.server.api.images import ASKED_AT_ONCE
 from replicator.server.api.models import Image, State
 from replicator.server.auth import ApiAuth, PageAuth
 from replicator.settings import Settings
@@ -74,6 +76,63 @@ async def test_fresh_asks_again_and_finds_what_was_pushed_since(site: Site) -> N
     found = await image(site, query=f"?fresh=true&destination={FIRST}")
     assert (found.state, found.digest) == (State.MISSING, OTHER)
     assert [(each.destination, each.digest) for each in found.images] == [(FIRST, ONE)]
+
+
+async def test_equal_questions_are_compared_once_and_fresh_ones_never_by_what_began_before(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, fresh = f"?destination={FIRST}", f"?destination={FIRST}&fresh=true"
+    site.registries.gate = gate = asyncio.Event()
+
+    async def asked(number: int) -> None:
+        async def reached() -> bool:
+            return len(site.registries.asked) >= number
+
+        await eventually(reached)
+
+    first = [asyncio.create_task(image(site, query=plain)) for _ in range(5)]
+    await asked(1)
+    # The push comes now: what the first comparison read may be of before.
+    later = asyncio.create_task(image(site, query=fresh))
+    await asked(2)
+    gate.set()
+    assert {each.state for each in await asyncio.gather(*first, later)} == {State.MISSING}
+    assert len(site.registries.asked) == 2
+    await image(site, query=plain)
+    assert len(site.registries.asked) == 2, "an answer of the last moment is given again"
+    await image(site, query=fresh)
+    assert len(site.registries.asked) == 3
+    monkeypatch.setattr("replicator.server.api.images.SAME_SECONDS", 0.0)
+    await image(site, query=plain)
+    assert len(site.registries.asked) == 4
+
+
+async def test_fresh_questions_that_wait_for_their_turn_are_one(site: Site) -> None:
+    site.registries.gate = gate = asyncio.Event()
+    query = "?fresh=true&destination="
+    # All turns are taken by other questions.
+    others = [asyncio.create_task(image(site, f"{HARBOR}/lib/app:{n}", "?fresh=true")) for n in range(ASKED_AT_ONCE)]
+
+    async def taken() -> bool:
+        return len(site.registries.asked) >= ASKED_AT_ONCE
+
+    await eventually(taken)
+    equal = [asyncio.create_task(image(site, query=f"{query}{FIRST}")) for _ in range(4)]
+
+    async def joined() -> bool:
+        return max(len(each._asking._waiters) for each in site.images._questions.values()) == len(equal)
+
+    await eventually(joined)
+    gate.set()
+    await asyncio.gather(*others, *equal)
+    assert site.registries.asked.count(FIRST) == 1
+
+
+async def test_a_failed_answer_is_not_given_again(site: Site) -> None:
+    site.registries.error = CopyFailed("no answer", ErrorClass.TRANSIENT)
+    assert (await site.ask("GET", f"/images/{SOURCE}")).status_code == 502
+    site.registries.error = None
+    assert (await image(site)).state is State.MISSING
 
 
 @pytest.mark.parametrize("how", ["another source", "old", "other options"])
