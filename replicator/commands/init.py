@@ -7,7 +7,7 @@ import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import typer
 import yaml
@@ -56,10 +56,32 @@ def init(
     passwords = ("", "")
     if not yes:
         passwords = _password(answers.harbor_user), _password(answers.acr_user)
-    environment = render_environment(secrets.token_hex(32), *passwords)
+    environment = render_environment(Tokens.new(), *passwords)
     write(_ENVIRONMENT, environment, mode=0o600, force=force)
     write(output, rules, mode=0o644, force=force)
     _print_next_steps(output, f"{answers.harbor}/{projects[0]}/app:v1", complete=all(passwords))
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens that ``serve`` accepts.
+
+    Attributes:
+        webhook: what Harbor's webhook policy sends.
+        status: the password of the status page.
+        read: of the API, for those who may only read.
+        operate: of the API, for those who may also act.
+    """
+
+    webhook: str
+    status: str
+    read: str
+    operate: str
+
+    @classmethod
+    def new(cls) -> Self:
+        """Make them: random, of 256 bits each."""
+        return cls(*(secrets.token_hex(32) for _ in range(4)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +151,8 @@ def _password(user: str) -> str:
 
 def _print_next_steps(output: Path, example: str, *, complete: bool) -> None:
     config = shlex.quote(str(output))
-    typer.echo(f"Written: {output} and {_ENVIRONMENT}. Next steps:")
+    typer.echo(f"Written: {output} and {_ENVIRONMENT}, with tokens for the webhook, the status page and the API.")
+    typer.echo("Next steps:")
     if not complete:
         typer.echo(f"  fill in the passwords in {_ENVIRONMENT}")
     typer.echo(f"  replicator explain {example} --config {config}      # which rule matches; works offline")
@@ -156,11 +179,11 @@ def render_rules(answers: Answers) -> str:
     return text
 
 
-def render_environment(token: str, harbor_password: str = "", acr_password: str = "") -> str:
+def render_environment(tokens: Tokens, harbor_password: str = "", acr_password: str = "") -> str:
     """Return the text of ``.env``.
 
     Args:
-        token: the token that Harbor's webhook policy sends.
+        tokens: those that ``serve`` accepts.
         harbor_password: the robot account's secret; empty to fill it in later.
         acr_password: the ACR user's; likewise.
 
@@ -171,7 +194,7 @@ def render_environment(token: str, harbor_password: str = "", acr_password: str 
         if any(ord(character) < 32 or ord(character) == 127 for character in value):
             raise ConfigError("command line", [Problem(name, "contains a control character, which can't be sent")])
     template = _environment().get_template("env.j2")
-    return template.render(token=token, harbor_password=harbor_password, acr_password=acr_password)
+    return template.render(tokens=tokens, harbor_password=harbor_password, acr_password=acr_password)
 
 
 def _environment() -> Environment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from replicator.commands import app
-from replicator.commands.init import Answers, render_environment, render_rules
+from replicator.commands.init import Answers, Tokens, render_environment, render_rules
 from replicator.errors import ConfigError
 from replicator.reference import Reference
 from replicator.rules import load, parse
+from replicator.settings import Settings
 from tests.running import replicator
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ async def test_options_alone_make_files_that_the_program_takes(tmp_path: Path) -
     assert len(environment["REPLICATOR_WEBHOOK_TOKEN"] or "") == 64
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
     assert "fill in the passwords" in ended.out
-    assert str(environment["REPLICATOR_WEBHOOK_TOKEN"]) not in ended.said
+    assert not re.search("[0-9a-f]{64}", ended.said), "no token is printed"
     explained = await replicator(
         *("explain", "harbor.example.com/library/nginx:1", "--config=rules.yaml"), cwd=tmp_path, settings=SECRETS
     )
@@ -89,9 +91,27 @@ def test_passwords_that_are_asked_for_stand_in_the_environment_file_alone(
     assert "fill in" not in ended.output
 
 
+def test_every_token_is_random_and_serve_takes_them_as_they_are_written(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    seen: set[str] = set()
+    for _ in range(5):
+        file.write_text(render_environment(Tokens.new()))
+        values = {name.lower(): value for name, value in dotenv_values(file, interpolate=False).items() if value}
+        known = {name.removeprefix("replicator_"): value for name, value in values.items()}
+        settings = Settings(_env_file=None, _secrets_dir=None, **known)  # type: ignore[arg-type]  # texts of a file
+        assert [scope for scope, _ in settings.scoped_tokens] == ["read", "operate"]
+        tokens = [token for _, token in settings.scoped_tokens]
+        assert settings.token is not None
+        assert settings.status_token is not None
+        tokens += [settings.token, settings.status_token.get_secret_value()]
+        assert all(re.fullmatch("[0-9a-f]{64}", token) for token in tokens)
+        seen.update(tokens)
+    assert len(seen) == 20
+
+
 @given(PRINTABLE, PRINTABLE)
 def test_any_password_comes_out_of_the_environment_file_as_it_went_in(harbor: str, acr: str) -> None:
-    found = dotenv_values(stream=io.StringIO(render_environment("t", harbor, acr)), interpolate=False)
+    found = dotenv_values(stream=io.StringIO(render_environment(Tokens.new(), harbor, acr)), interpolate=False)
     assert (found["HARBOR_PASSWORD"], found["ACR_PASSWORD"]) == (harbor, acr)
 
 

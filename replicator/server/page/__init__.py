@@ -2,7 +2,7 @@
 
 | request | answers |
 |---|---|
-| ``GET /`` | the page, with ``?copy=`` that of one destination; 401 without the password, 404 if none is set, 503 |
+| ``GET /`` | the page, with ``?copy=`` that of one destination; 401 for a wrong password, 404 and what to set, 503 |
 | ``POST /`` | 303 after the form was carried out; 400, 403 a form that is not ours, 413, 503 |
 
 All links are relative and name no path, so that the page works under any path that a proxy puts it at.
@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 
 import structlog
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from replicator.errors import ErrorText
@@ -65,6 +65,15 @@ _COOKIE_SECONDS = 365 * 86_400
 _MAX_CAUSE = 40
 _MAX_USER = 100
 """Characters of a user's name in the history."""
+_UNSET = (
+    "There is no status page yet: set REPLICATOR_STATUS_TOKEN to a long random text, such as the output of "
+    "openssl rand -hex 32. In the file .env of replicator serve it takes effect within seconds, as a variable after a "
+    "restart. Then log in here with any user name, and with that text as the password."
+)
+_UNSET_PAGE = f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>replicator</title>
+<h1>replicator</h1><p>{_UNSET}</p></html>
+"""
 
 
 class StatusPage:
@@ -102,6 +111,8 @@ class StatusPage:
 
     async def show(self, request: Request) -> Response:
         """Answer with the page, or with only the changing parts for a page that is already open."""
+        if self._auth.token is None:
+            return _unset(request)
         self._authenticate(request)
         view, t = View.of(request.query_params), _messages(request)
         fragment = "fragment" in request.query_params
@@ -244,10 +255,7 @@ class StatusPage:
             HTTPException: it is missing or wrong, or no page is configured.
         """
         if self._auth.token is None:
-            what = (
-                "no status page: set REPLICATOR_STATUS_TOKEN to a long random text, and log in with it as the password"
-            )
-            raise HTTPException(404, what)
+            raise HTTPException(404, "no status page: REPLICATOR_STATUS_TOKEN is not set")
         authorization = request.headers.get("Authorization", "")
         if self._auth.matches_password(authorization):
             trust(request)
@@ -278,6 +286,14 @@ def _messages(request: Request) -> Messages:
     """Return the messages of the language that a browser wants."""
     query, accepted = request.query_params.get("lang", ""), request.headers.get("Accept-Language", "")
     return messages(choose_language(query, request.cookies.get(COOKIE, ""), accepted))
+
+
+def _unset(request: Request) -> Response:
+    """Say how to switch the page on."""
+    if "text/html" in request.headers.get("Accept", ""):
+        policy = {"Content-Security-Policy": "default-src 'none'", "X-Content-Type-Options": "nosniff"}
+        return HTMLResponse(_UNSET_PAGE, 404, policy)
+    return PlainTextResponse(f"{_UNSET}\n", 404)
 
 
 def _who(request: Request) -> str:

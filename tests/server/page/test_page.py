@@ -11,6 +11,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from replicator.queue import Findings, Job, Lane, Queue, Reconciles, ReconcileState, WorkerInfo
@@ -51,6 +52,16 @@ async def test_without_a_token_there_is_no_page(tmp_path: Path, server: RedisSer
                 answer = await ask(f"{serving.url}/", password=password, form=form)
                 assert answer.status == 404
                 assert "WWW-Authenticate" not in answer.headers
+
+
+async def test_without_a_token_it_says_what_to_set(tmp_path: Path, server: RedisServer) -> None:
+    async with served(tmp_path, server, REPLICATOR_STATUS_TOKEN="") as serving, httpx.AsyncClient() as client:
+        for accept, kind in (("text/html,*/*;q=0.8", "text/html"), ("*/*", "text/plain")):
+            answer = await client.get(f"{serving.url}/", headers={"Accept": accept})
+            assert answer.status_code == 404
+            assert answer.headers["Content-Type"].startswith(kind)
+            assert "set REPLICATOR_STATUS_TOKEN" in answer.text
+            assert ("<p>" in answer.text) == (kind == "text/html")
 
 
 async def test_a_token_that_is_set_or_changed_later_takes_effect(tmp_path: Path, server: RedisServer) -> None:
