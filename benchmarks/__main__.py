@@ -14,7 +14,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-from benchmarks import chaos, failover, programs, queue, report
+from benchmarks import api, chaos, failover, programs, queue, report
 from benchmarks.holding import hold
 from benchmarks.line import program as line
 from benchmarks.line.place import Terms
@@ -24,7 +24,9 @@ from benchmarks.rows import ROWS, Scale
 from benchmarks.soak import program as soak
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Coroutine, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Sequence
+
+    from rich.table import Table
 
 _Found = TypeVar("_Found")
 _MEMORY = Path("/dev/shm")
@@ -32,7 +34,7 @@ _HERE = Path(__file__).resolve().parent.parent
 _QUICK = Scale(size=1 / 32, number=1 / 10)
 _WIDTH = 130
 """Columns of a table that is not the one of all rows."""
-_OTHERS = ("queue", "failover", "line", "soak", "chaos")
+_OTHERS = ("queue", "api", "failover", "line", "soak", "chaos")
 """What is no row of the table."""
 
 
@@ -74,13 +76,14 @@ def main(
     rows = [name for name in wanted if name in ROWS]
     if rows:
         done = _measure(rows, 1 if quick else runs, _QUICK if quick else Scale(), place, markdown, requests=requests)
+    tables: dict[str, Callable[[], Table]] = {
+        "queue": queue.measure,
+        "api": lambda: _run(api.measure(api.TAGS // 100 if quick else api.TAGS)),
+        "failover": lambda: failover.measure_failover(events),
+    }
     for name in (name for name in wanted if name not in ROWS):
         try:
             match name:
-                case "queue":
-                    console.print(queue.measure())
-                case "failover":
-                    console.print(failover.measure_failover(events))
                 case "line":
                     _run(line.measure(row or list(LINE_ROWS), terms, console))
                 case "soak":
@@ -91,6 +94,8 @@ def main(
                     found = _run(chaos.chaos(minutes, random.randrange(10**6) if seed is None else seed))
                     console.print(chaos.report(found))
                     chaos.judge(found)
+                case _:
+                    console.print(tables[name]())
         except RunFailed as error:
             sys.exit(f"{name}: {error}")
     if rows and not done:

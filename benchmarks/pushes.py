@@ -48,7 +48,7 @@ def _serve(tree: str, content: Content) -> Contender:
             running("serve", "--config", rules, cwd=route.scratch, settings=settings, program=PROGRAM) as serving,
             aiohttp.ClientSession() as session,
         ):
-            before = _cpu(serving.process.pid)
+            before = cpu_seconds(serving.process.pid)
             for repository, tags in route.tags.items():
                 for tag in tags:
                     digest = content[repository][tag].digest
@@ -56,7 +56,7 @@ def _serve(tree: str, content: Content) -> Contender:
                     await tell(serving, route.source, repository, tag, digest)
                     await _arrived(session, route, repository, tag, digest)
                     waits.append(time.monotonic() - began)
-            cpu = (_cpu(serving.process.pid) - before) / len(waits)
+            cpu = (cpu_seconds(serving.process.pid) - before) / len(waits)
             peak = max(_peak(process) for process in _family(serving.process.pid))
         return Measurement(statistics.median(waits), cpu, peak)
 
@@ -107,7 +107,7 @@ def _family(process: int) -> list[int]:
     return found
 
 
-def _cpu(process: int) -> float:
+def cpu_seconds(process: int) -> float:
     """Seconds of processor time of a process and all below it."""
     threads = [thread for one in _family(process) for thread in Path(f"/proc/{one}/task").iterdir()]
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9

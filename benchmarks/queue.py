@@ -107,7 +107,7 @@ async def _in_process() -> list[tuple[str, str]]:
     async with _queue() as queue, _working(queue, handle, 8):
         await _events(queue)
         await _until(lambda: len(ways) == _PICK_UPS)
-    return [("pick-up of an event in the same process, p50 / p99", _percentiles(ways))]
+    return [("pick-up of an event in the same process, p50 / p99", percentiles(ways))]
 
 
 async def _across_processes() -> list[tuple[str, str]]:
@@ -128,7 +128,7 @@ async def _across_processes() -> list[tuple[str, str]]:
         finally:
             process.terminate()
             await process.wait()
-    return [("pick-up of an event by another process, p50 / p99", _percentiles(ways))]
+    return [("pick-up of an event by another process, p50 / p99", percentiles(ways))]
 
 
 async def _no_ops() -> list[tuple[str, str]]:
@@ -153,9 +153,9 @@ async def _no_ops() -> list[tuple[str, str]]:
 
 async def _webhook() -> list[tuple[str, str]]:
     """Send at a fixed rate, whatever the answers take: a slow one does not spare the next."""
-    with _redis() as server, tempfile.TemporaryDirectory() as directory:
+    with own_redis() as server, tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
-        rules = _rules(place, {"harbor.example.com": {"anonymous": True}}, "harbor.example.com/team/**", _FLAT)
+        rules = write_rules(place, {"harbor.example.com": {"anonymous": True}}, "harbor.example.com/team/**", _FLAT)
         settings = {"REPLICATOR_REDIS_URL": server.url}
         async with running(
             "serve", "--no-worker", "--config", rules, cwd=place, settings=settings, program=PROGRAM
@@ -166,7 +166,7 @@ async def _webhook() -> list[tuple[str, str]]:
     answered = len(took) / _LOAD_SECONDS
     return [
         (f"webhook with durable enqueue at {_RATE} requests/s", f"{answered:,.0f} answered/s, all 202"),
-        ("its answers, p50 / p99 / longest", f"{_percentiles(took)} / {max(took) * 1000:.1f} ms"),
+        ("its answers, p50 / p99 / longest", f"{percentiles(took)} / {max(took) * 1000:.1f} ms"),
     ]
 
 
@@ -221,7 +221,7 @@ async def _drain(workers: int, source: str, destination: str) -> float:
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         open_to_all = {host: {"anonymous": True, "insecure": True} for host in (source, destination)}
-        rules = _rules(place, open_to_all, f"{source}/team/app", f"{destination}/mirror/app")
+        rules = write_rules(place, open_to_all, f"{source}/team/app", f"{destination}/mirror/app")
         async with _queue() as queue, contextlib.AsyncExitStack() as stack:
             settings = {
                 "REPLICATOR_REDIS_URL": queue.where,
@@ -255,14 +255,15 @@ async def _slow_registry() -> AsyncIterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def _redis() -> Iterator[RedisServer]:
+def own_redis() -> Iterator[RedisServer]:
+    """Have a Redis run that is empty."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as directory, RedisServer(Path(directory)) as server:
         yield server
 
 
 @asynccontextmanager
 async def _queue() -> AsyncIterator[Queue]:
-    with _redis() as server:
+    with own_redis() as server:
         async with await Queue.connect(server.url, deadline=10) as queue:
             yield queue
 
@@ -297,13 +298,15 @@ def _job(number: int) -> Job:
     return job_for(CopyRequest(source, destination, "harbor.example.com/t/**"))
 
 
-def _rules(place: Path, auth: dict[str, Any], source: str, destination: str) -> Path:
+def write_rules(place: Path, auth: dict[str, Any], source: str, destination: str) -> Path:
+    """Write a rules file with one rule; its destination wants no login."""
     file = place / "rules.json"
     host = destination.partition("/")[0]
     file.write_text(json.dumps({"auth": {host: {"anonymous": True}, **auth}, "images": {source: destination}}))
     return file
 
 
-def _percentiles(seconds: Sequence[float]) -> str:
+def percentiles(seconds: Sequence[float]) -> str:
+    """Say the median and the 99th percentile."""
     cuts = statistics.quantiles(seconds, n=100)
     return f"{cuts[49] * 1000:.1f} ms / {cuts[98] * 1000:.1f} ms"

@@ -133,7 +133,7 @@ class Observed:
         return cls(int(time_ms), wanted, _long(digest), is_void) if wanted and time_ms.isdecimal() else None
 
 
-def _short(digest: str) -> str:
+def short_digest(digest: str) -> str:
     """Return a digest in 43 characters; nothing for one of another algorithm than SHA-256."""
     if not digest.startswith(_DIGEST):
         return ""
@@ -190,7 +190,7 @@ class Observations:
             digest: what the source's tag named; empty to keep none.
         """
         moment = time.monotonic() - max(0.0, time.time() - at)
-        held = f"{wanted} {short}" if (short := _short(digest)) else wanted
+        held = f"{wanted} {short}" if (short := short_digest(digest)) else wanted
         self._batcher.put((short_name(destination), moment, held, destination if source else "", source))
 
     async def owned(self, destinations: Sequence[str]) -> list[TagRecord] | None:
