@@ -43,6 +43,11 @@ class ErrorClass(StrEnum):
     """The request itself can't succeed, however often it is repeated."""
 
 
+def class_word(error_class: str) -> str:
+    """Return the word for an `ErrorClass` in JSON and in the log, such as ``not_yet``."""
+    return error_class.replace(" ", "_")
+
+
 @dataclass(frozen=True, slots=True)
 class Wait:
     """The reason why failed work goes on later without the loss of an attempt.

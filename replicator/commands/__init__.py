@@ -21,7 +21,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from replicator import __version__
-from replicator.errors import FAILED, OK, USAGE, ConfigError, ErrorClass, ErrorText, ReplicatorError
+from replicator.errors import FAILED, OK, USAGE, ConfigError, ErrorClass, ErrorText, ReplicatorError, class_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -206,8 +206,11 @@ def _close_output() -> None:
 
 def _print_error(error: Exception, code: int) -> int:
     if "--json" in sys.argv[1:]:
-        kind = getattr(error, "error_class", ErrorClass.PERMANENT).replace(" ", "_")
-        told = {"error": {**ErrorText.of(error).to_json(), "class": kind}}
+        kind = class_word(getattr(error, "error_class", ErrorClass.PERMANENT))
+        facts: dict[str, Any] = {**ErrorText.of(error).to_json(), "class": kind}
+        if isinstance(error, ConfigError):
+            facts["problems"] = [{"path": each.path, "message": each.message} for each in error.problems]
+        told = {"error": facts}
         with contextlib.suppress(OSError):
             print(json.dumps(told, ensure_ascii=False), flush=True)  # noqa: T201 - to the program that called
     if _logs_json():

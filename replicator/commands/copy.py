@@ -2,6 +2,7 @@
 
 # Annotations are evaluated at once, here and in the other modules of commands: typer reads them when it runs.
 import dataclasses
+import json
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +13,7 @@ from replicator.aliyun.acr import OTHER_NAME, automatic_attestations, name_probl
 from replicator.commands.options import (
     Auth,
     Config,
+    Json,
     Log,
     LogFormat,
     LogLevel,
@@ -62,6 +64,7 @@ def copy(
     overwrite: Annotated[
         Literal["always", "never"], typer.Option(help="Whether a tag that names another image is replaced.")
     ] = "always",
+    as_json: Json = False,
     log: Log = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
@@ -78,6 +81,7 @@ def copy(
             copy_options(target, platform, attestations, signatures),
             overwrite=Overwrite(overwrite),
             automatic=attestations is None and target.digest is None,
+            as_json=as_json,
         )
     )
 
@@ -91,6 +95,7 @@ async def copy_one(
     *,
     overwrite: Overwrite = Overwrite.ALWAYS,
     automatic: bool = False,
+    as_json: bool = False,
 ) -> int:
     """Copy one image and print the outcome.
 
@@ -102,6 +107,7 @@ async def copy_one(
         options: the parts of it that are copied.
         overwrite: which images may be replaced.
         automatic: the destination decides about attestations, as soon as it is known what it is.
+        as_json: print `Outcome.to_json`.
 
     Returns:
         The exit code: `OK`, `FAILED` if the image was skipped, or `INTERRUPTED`.
@@ -127,6 +133,9 @@ async def copy_one(
             return INTERRUPTED
         if outcome.result is not Result.SKIPPED:
             await told.is_right()
+    if as_json:
+        print(json.dumps(outcome.to_json(), indent=2, ensure_ascii=False))  # noqa: T201 - the answer, without rich
+        return FAILED if outcome.result is Result.SKIPPED else OK
     say(_sentence(outcome))
     for warning in outcome.warnings:
         say(warning, label="Warning:", style="yellow")

@@ -12,6 +12,7 @@ from replicator.commands.options import (
     Auth,
     Config,
     Images,
+    Json,
     Namespace,
     Registry,
     parse_reference,
@@ -42,48 +43,88 @@ def explain(
     images: Images = None,
     registry: Registry = None,
     namespace: Namespace = None,
+    as_json: Json = False,
 ) -> None:
     """Show which rules match an image and where it would be copied; works offline."""
     rules = rules_of(context, settings_of(context, quiet=True))
     proxies = Proxies.from_environ(variables())
-    raise typer.Exit(explain_reference(rules, parse_reference(full_name(reference), "REFERENCE"), proxies))
+    image = parse_reference(full_name(reference), "REFERENCE")
+    raise typer.Exit(explain_reference(rules, image, proxies, as_json=as_json))
 
 
-def explain_reference(rules: Rules, reference: Reference, proxies: Proxies) -> int:
+def explain_reference(rules: Rules, reference: Reference, proxies: Proxies, *, as_json: bool = False) -> int:
     """Print which rules match a reference, each copy that they ask for, and the proxies that are named for its hosts.
 
     Args:
         rules: the rules.
         reference: an image at the source.
         proxies: those of the environment.
+        as_json: print the object of `explanation`.
 
     Returns:
         The exit code: `OK` if there is one, else `FAILED`.
     """
-    for item in rules.explain(reference):
-        label, style = ("matches", "green") if item.matches else ("no match", "dim")
-        say(f" {item.rule}{item.file and f' in {item.file}'}: {item.reason}", label=label, style=style)
-    requests = rules.destinations(reference)
-    for request in [request for request in requests if request.problem is None]:
-        notes = "; ".join(_notes(request))
-        say(f"{request.source} -> {request.destination}{notes and f' ({notes})'}")
-        if doubt := name_doubt(request.destination.repository):
-            say(f" {doubt}", label="may fail", style="yellow")
-        if rivals := rules.rivals(request):
+    told = explanation(rules, reference, proxies)
+    if as_json:
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        return OK if told["copied"] else FAILED
+    for rule in told["rules"]:
+        label, style = ("matches", "green") if rule["matches"] else ("no match", "dim")
+        where = f" in {rule['file']}" if rule["file"] else ""
+        say(f" {rule['rule']}{where}: {rule['reason']}", label=label, style=style)
+    for copy in [copy for copy in told["copies"] if copy["problem"] is None]:
+        notes = "; ".join(copy["notes"])
+        say(f"{copy['source']} -> {copy['destination']}{notes and f' ({notes})'}")
+        if copy["may_fail"]:
+            say(f" {copy['may_fail']}", label="may fail", style="yellow")
+        if rivals := copy["would_collide_with"]:
             more = len(rivals) - _MOST_RIVALS
-            named = ", ".join(map(str, rivals[:_MOST_RIVALS])) + (f" and {more} more like these" if more > 0 else "")
+            named = ", ".join(rivals[:_MOST_RIVALS]) + (f" and {more} more like these" if more > 0 else "")
             exists = "it exists" if len(rivals) == 1 else "one of them exists"
             say(f" with {named}, if {exists}: it goes there too", label="would collide", style="yellow")
-    for host, words in _routes(rules, requests, proxies).items():
+    for host, words in told["proxies"].items():
         say(f"{host} is reached {words}")
-    for repository in {request.destination.registry: request.destination.repository for request in requests}.values():
-        if (known := _edition(rules, repository)) is not None:
-            say(f"{repository.registry} is {known}")
-    for problem in dict.fromkeys(request.problem for request in requests if request.problem is not None):
+    for host, words in told["editions"].items():
+        say(f"{host} is {words}")
+    for problem in dict.fromkeys(copy["problem"] for copy in told["copies"] if copy["problem"] is not None):
         say(f"the copy of {reference} would fail: {problem}")
-    if not requests:
+    if not told["copies"]:
         say(f"{reference} would not be copied")
-    return OK if requests and all(request.problem is None for request in requests) else FAILED
+    return OK if told["copied"] else FAILED
+
+
+def explanation(rules: Rules, reference: Reference, proxies: Proxies) -> dict[str, Any]:
+    """Return what the rules ask of an image, as JSON values.
+
+    Keys: ``image``, ``copied`` (whether there is a copy and none would fail), ``rules`` (``rule``, ``file``,
+    ``matches``, ``reason``), ``copies`` (``source``, ``destination``, ``notes``, ``may_fail``, ``would_collide_with``,
+    ``problem``), ``proxies`` and ``editions`` (words by host).
+    """
+    requests = rules.destinations(reference)
+    ends = {request.destination.registry: request.destination.repository for request in requests}
+    return {
+        "image": str(reference),
+        "copied": bool(requests) and all(request.problem is None for request in requests),
+        "rules": [
+            {"rule": str(item.rule), "file": item.file or None, "matches": item.matches, "reason": item.reason}
+            for item in rules.explain(reference)
+        ],
+        "copies": [
+            {
+                "source": str(request.source),
+                "destination": str(request.destination),
+                "notes": _notes(request),
+                "may_fail": name_doubt(request.destination.repository),
+                "would_collide_with": [str(each) for each in rules.rivals(request)] if request.problem is None else [],
+                "problem": None if request.problem is None else str(request.problem),
+            }
+            for request in requests
+        ],
+        "proxies": _routes(rules, requests, proxies),
+        "editions": {
+            registry: str(known) for registry, each in ends.items() if (known := _edition(rules, each)) is not None
+        },
+    }
 
 
 def schema() -> None:

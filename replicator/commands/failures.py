@@ -1,7 +1,9 @@
 """``replicator failures``: the dead letters, by cause or one by one, retried and dropped."""
 
 import json
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Container, Iterable, Sequence
+from tempfile import SpooledTemporaryFile
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +14,7 @@ from rich.text import Text
 from replicator.commands.options import Json, RedisUrl, StateDir, parse_reference, run, settings_of
 from replicator.commands.status import existing_queue
 from replicator.console import document, error_lines, iso, local, page, plain, record, say, stderr
-from replicator.errors import FAILED, OK, ConfigError, ErrorText, Problem, error_fields
+from replicator.errors import FAILED, OK, ConfigError, ErrorText, Problem, class_word, error_fields
 from replicator.queue import (
     Cause,
     CauseReader,
@@ -29,6 +31,8 @@ from replicator.queue import (
 )
 from replicator.settings import Settings
 
+_IN_MEMORY = 1024 * 1024
+"""Characters of a list that are kept in memory; more are in a temporary file."""
 _NONE = "no dead letters"
 _NO_CAUSE = "no dead letter has this cause: replicator failures lists the causes"
 _UNKNOWN = "no dead letter with this destination"
@@ -132,24 +136,28 @@ async def print_failures(settings: Settings, *, cause: str | None = None, as_jso
         QueueError: the queue does not answer.
     """
     causes, printed = Causes(), 0
-    async with existing_queue(settings) as queue:
-        async for letters in read_letters(queue):
-            found = [(letter, causes.add_letter(letter).id) for letter in letters]
-            found = [(letter, each) for letter, each in found if cause in (None, each)]
-            if out.is_terminal and not as_json and found:
-                page(failures_table([letter for letter, _ in found]), out)
-            for letter, each in () if out.is_terminal and not as_json else found:
-                values = letter_json(letter) | {"cause": each}
-                if as_json:
-                    text = json.dumps(values, indent=2, ensure_ascii=False).replace("\n", "\n  ")
-                    out.file.write(f"{',' if printed else '['}\n  {text}")
-                    printed += 1
-                else:
-                    record(values | {"message": None}, out)
-            printed += 0 if as_json else len(found)
-    if as_json:
-        out.file.write("\n]\n" if printed else "[]\n")
-    elif not printed:
+    # JSON is printed once it is whole: a reader must not get the beginning of an array, and then an error.
+    with SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8", errors="backslashreplace") as text:
+        async with existing_queue(settings) as queue:
+            async for letters in read_letters(queue):
+                found = [(letter, causes.add_letter(letter).id) for letter in letters]
+                found = [(letter, each) for letter, each in found if cause in (None, each)]
+                if out.is_terminal and not as_json and found:
+                    page(failures_table([letter for letter, _ in found]), out)
+                for letter, each in () if out.is_terminal and not as_json else found:
+                    values = letter_json(letter) | {"cause": each}
+                    if as_json:
+                        row = json.dumps(values, indent=2, ensure_ascii=False).replace("\n", "\n  ")
+                        text.write(f"{',' if printed else '['}\n  {row}")
+                        printed += 1
+                    else:
+                        record(values | {"message": None}, out)
+                printed += 0 if as_json else len(found)
+        if as_json:
+            text.write("\n]\n" if printed else "[]\n")
+            text.seek(0)
+            shutil.copyfileobj(text, out.file)
+    if not (printed or as_json):
         say(_NONE if cause is None else _NO_CAUSE, out)
     return OK if printed or cause is None else FAILED
 
@@ -198,24 +206,21 @@ async def retry_failures(
         done = set(queued)
         by_name = references is not None
         missing = [reference for reference in dict.fromkeys(references or ()) if reference not in done]
-        # With --all, a letter that is left is reported only if its content is lost: it may be a new failure.
-        left = await DeadLetters(queue).all() if missing or not by_name else []
-        lost = [letter.id for letter in left if letter.id not in done and letter.payload is None]
+        lost = await _lost(queue, missing if by_name else None, done)
         idle = bool(queued) and not await queue.workers()
         await _note(queue, "retry", queued, everything=not by_name)
-    refused = [reference for reference in lost if not by_name or reference in missing]
     unknown = [reference for reference in missing if reference not in lost]
     if as_json:
-        document({"queued": queued, "lost": refused, "unknown": unknown}, out)
+        document({"queued": queued, "lost": lost, "unknown": unknown}, out)
     else:
         _list("queued again", queued, out)
-        if not (queued or refused) and (cause is not None or not by_name):
+        if not (queued or lost) and (cause is not None or not by_name):
             say(_NO_CAUSE if cause is not None else _NONE, out)
-        _list(_LOST, refused, err)
+        _list(_LOST, lost, err)
         _list(_UNKNOWN, unknown, err)
     if idle:
         say("no worker runs: the copies begin when one is started", err)
-    return FAILED if refused or unknown or (cause is not None and not queued) else OK
+    return FAILED if lost or unknown or (cause is not None and not queued) else OK
 
 
 async def drop_failures(
@@ -266,6 +271,15 @@ async def drop_failures(
     return FAILED if missing or (cause is not None and not dropped) else OK
 
 
+async def _lost(queue: Queue, among: Sequence[str] | None, done: Container[str]) -> list[str]:
+    """Return the dead letters whose content is lost, among those that are named, or of all but those that are done."""
+    if among is not None:
+        return [letter.id for _, letter in await DeadLetters(queue).marks(among) if letter.payload is None]
+    # What is left besides may be new failures.
+    pages = read_letters(queue)
+    return [each.id async for letters in pages for each in letters if each.payload is None and each.id not in done]
+
+
 async def _of_cause(queue: Queue, cause: str) -> list[str]:
     return [letter.id async for letters in letters_of(queue, cause) for letter in letters]
 
@@ -282,7 +296,7 @@ def letter_json(letter: DeadLetter) -> dict[str, Any]:
         "destination": letter.id,
         "rule": payload.get("rule"),
         "lane": str(letter.lane),
-        "error_class": str(letter.error_class),
+        "error_class": class_word(letter.error_class),
         "message": str(ErrorText.parse(letter.message)),
         **error_fields(letter.message),
         "tries": letter.tries,

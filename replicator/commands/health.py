@@ -7,7 +7,7 @@ import aiohttp
 import typer
 from yarl import URL
 
-from replicator.commands.options import Listen, run, settings_of
+from replicator.commands.options import Json, Listen, run, settings_of
 from replicator.console import say, stderr
 from replicator.errors import FAILED, OK
 from replicator.networks import split_address
@@ -56,7 +56,7 @@ async def ask(url: URL) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def health(context: typer.Context, listen: Listen = None) -> None:
+def health(context: typer.Context, listen: Listen = None, as_json: Json = False) -> None:
     """Check whether the replicator on this machine is alive; exit code 0 if it is, else 1.
 
     It asks at REPLICATOR_METRICS_LISTEN if that is set, else at the address of the webhook.
@@ -65,7 +65,10 @@ def health(context: typer.Context, listen: Listen = None) -> None:
 
     async def check() -> int:
         alive = await is_alive(base)
-        say(f"{base.authority}: {'a replicator is alive' if alive else 'no replicator answers'}", stderr())
+        if as_json:
+            print(json.dumps({"address": base.authority, "alive": alive}))  # noqa: T201 - the answer, without rich
+        else:
+            say(f"{base.authority}: {'a replicator is alive' if alive else 'no replicator answers'}", stderr())
         return OK if alive else FAILED
 
     run(check())

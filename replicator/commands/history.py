@@ -10,7 +10,7 @@ from replicator.commands.failures import table_of
 from replicator.commands.options import Json, RedisUrl, StateDir, run, settings_of
 from replicator.commands.status import existing_queue
 from replicator.console import document, error_lines, iso, local, page, plain
-from replicator.errors import OK, ErrorText, error_fields
+from replicator.errors import OK, ErrorText, class_word, error_fields
 from replicator.queue import History
 from replicator.settings import Settings
 
@@ -68,7 +68,7 @@ def history_json(read: History) -> dict[str, Any]:
                 "note": str(ErrorText.parse(each.note)),
                 **error_fields(None if each.error_class is None else each.note),
                 "replaced": each.replaced or None,
-                "error_class": None if each.error_class is None else str(each.error_class),
+                "error_class": None if each.error_class is None else class_word(each.error_class),
                 "bytes": each.bytes,
                 "seconds": each.seconds,
                 "lag": each.lag,

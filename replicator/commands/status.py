@@ -116,12 +116,14 @@ def about_reconciles() -> None:
 
 
 @reconcile.command("approve")
-def approve_reconcile(context: typer.Context, redis_url: RedisUrl = None, state_dir: StateDir = None) -> None:
+def approve_reconcile(
+    context: typer.Context, as_json: Json = False, redis_url: RedisUrl = None, state_dir: StateDir = None
+) -> None:
     """Approve once: the next reconcile begins within seconds, and may replace as many images as the last one found."""
-    run(approve_replacements(settings_of(context, quiet=True), out=Console(), err=stderr()))
+    run(approve_replacements(settings_of(context, quiet=True), as_json=as_json, out=Console(), err=stderr()))
 
 
-async def approve_replacements(settings: Settings, *, out: Console, err: Console) -> int:
+async def approve_replacements(settings: Settings, *, as_json: bool = False, out: Console, err: Console) -> int:
     """Approve what the last reconcile wants to replace, once.
 
     Returns:
@@ -135,10 +137,15 @@ async def approve_replacements(settings: Settings, *, out: Console, err: Console
         state = await ReconcileState.read(queue)
         last = state.last
         if last is None or not await approve(queue, last, system_user()):
+            if as_json:
+                document({"approved": False, "images": 0}, out)
             say("no reconcile waits for an approval: replicator status shows the last one", err)
             return FAILED
         idle = not await queue.workers()
-    say(f"approved: the next reconcile may replace {last.findings.held:,} images", out)
+    if as_json:
+        document({"approved": True, "images": last.findings.held}, out)
+    else:
+        say(f"approved: the next reconcile may replace {last.findings.held:,} images", out)
     if idle:
         say("no worker runs: start replicator serve or worker to begin it", err)
     return OK

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import structlog
 
-from replicator.errors import AGAIN, ErrorClass, ErrorText, ReplicatorError
+from replicator.errors import AGAIN, ErrorClass, ErrorText, ReplicatorError, class_word
 from replicator.queue.dead_letters import DeadLetter
 from replicator.queue.job import Finished, Lane, LeftToOthers, RunningRecord, describe_key
 from replicator.queue.lease import LeaseObserver
@@ -376,7 +376,7 @@ def log_end(job: StartedJob, lane: Lane, ending: Ending, ended: str, seconds: fl
     elif ended == "wait":
         log.info("job waits", waits_for=ending.wait.key if ending.wait else "", error=ending.why, **facts)
     elif (failure := ending.failure) is not None:
-        facts |= {"error_class": failure.error_class, "error": failure.message, "tries": failure.tries}
+        facts |= {"error_class": class_word(failure.error_class), "error": failure.message, "tries": failure.tries}
         if ended == "dead":
             log.error("job dead", **facts)
         else:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from replicator.console import iso
-from replicator.errors import ErrorText
+from replicator.errors import ErrorText, class_word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +110,7 @@ class Cause:
         """Give it as JSON values; times are RFC 3339 in UTC, null where no failure has one."""
         return {
             "cause": self.id,
-            "error_class": self.error_class,
+            "error_class": class_word(self.error_class),
             "host": self.host,
             "namespace": self.namespace,
             "count": self.count,

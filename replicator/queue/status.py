@@ -20,7 +20,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from replicator.console import iso
-from replicator.errors import AGAIN, ErrorText, error_fields
+from replicator.errors import AGAIN, ErrorText, class_word, error_fields
 from replicator.queue.client import FAULTS
 from replicator.queue.configurations import Differing, KnownConfig, ProcessInfo
 from replicator.queue.history import logging_actions
@@ -299,7 +299,7 @@ class Status:
                 {
                     "destination": job.id,
                     "lane": str(job.lane),
-                    "error_class": str(job.error_class),
+                    "error_class": class_word(job.error_class),
                     "message": str(ErrorText.parse(job.message)),
                     **error_fields(job.message),
                     "tries": job.tries,

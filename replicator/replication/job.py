@@ -14,7 +14,7 @@ from replicator.aliyun.acr import OTHER_NAME, name_problem, with_edition
 from replicator.console import short
 from replicator.copy import Outcome, Progress, Result, SourceNotFound, selection_key
 from replicator.copy.options import VERBATIM
-from replicator.errors import AGAIN, ErrorClass, ErrorText, ReplicatorError
+from replicator.errors import AGAIN, ErrorClass, ErrorText, ReplicatorError, class_word
 from replicator.queue import Description, Lane, LeftToOthers
 from replicator.registry.places import BULK
 from replicator.replication.advice import SETTLING_SECONDS, settling
@@ -166,7 +166,7 @@ class Handler:
                 "copy failed",
                 source=str(request.source),
                 destination=str(request.destination),
-                error_class=str(error.error_class),
+                error_class=class_word(error.error_class),
                 **({"reason": error.reason} if error.reason else {}),
                 error=error,
                 seconds=round(time.monotonic() - started, 3),

@@ -6,13 +6,11 @@ import io
 import json
 from typing import TYPE_CHECKING
 
-import pytest
 from rich.console import Console
 
-from replicator import commands
 from replicator.commands.failures import draw_cause, drop_failures, print_causes, print_failures
 from replicator.commands.status import show_status
-from replicator.errors import FAILED, OK, ErrorClass, ReplicatorError
+from replicator.errors import FAILED, OK
 from replicator.queue import CauseReader, Causes, sample_causes
 from replicator.settings import Settings
 from tests.queue.conftest import prefix, queue, server, short_dir
@@ -80,20 +78,3 @@ async def test_status_tells_the_causes_of_dead_letters(queue: Queue, server: Red
     assert [cause["count"] for cause in told["causes"]] == [7, 1]
     assert told["dead"] == 8
     assert (await sample_causes(queue, most=5)).total == 5
-
-
-def test_with_json_an_error_is_an_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def fails() -> None:
-        error = ReplicatorError("host: GET /v2/", "503", "wait")
-        error.error_class = ErrorClass.NOT_YET
-        raise error
-
-    monkeypatch.setattr(commands, "app", fails)
-    monkeypatch.setattr("sys.argv", ["replicator", "status", "--json"])
-    with pytest.raises(SystemExit) as ended:
-        commands.main()
-    assert ended.value.code == FAILED
-    printed = capsys.readouterr()
-    told = {"what": "host: GET /v2/", "why": "503", "do": "wait", "class": "not_yet"}
-    assert json.loads(printed.out) == {"error": told}
-    assert "503" in printed.err

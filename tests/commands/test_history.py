@@ -71,6 +71,9 @@ async def test_an_approval_by_hand_is_in_the_history_and_there_must_be_something
     (action,) = (await History.read(queue)).actions
     assert (action.action, action.by) == ("approve", "alice@node-1")
     assert action.what.endswith("replace 300 of 2,000 images")
+    printed = io.StringIO()
+    assert await approve_replacements(Settings(), as_json=True, out=Console(file=printed), err=err) == OK
+    assert json.loads(printed.getvalue()) == {"approved": True, "images": 300}
 
 
 def printed(what: Any) -> str:

@@ -160,7 +160,7 @@ async def test_a_copy_that_waits_for_a_scan_starts_when_harbor_tells_of_its_end(
             event_types=("PUSH_ARTIFACT", "SCANNING_COMPLETED"),
         )
         await push(house.harbor.host, "library/app", "v1", root, HARBOR_ROBOT)
-        (line,) = await serving.until("copy failed", error_class="not yet")
+        (line,) = await serving.until("copy failed", error_class="not_yet")
         assert "current image without vulnerability scanning" in line["error"]
         house.harbor.gated.clear()
         scanned = root if tag else root.children[0]
