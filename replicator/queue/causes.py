@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from replicator.console import iso
@@ -267,32 +267,32 @@ _MARKS = frozenset("/:@'\"`(")
 @lru_cache(maxsize=1024)
 def _without_variables(text: str) -> str:
     """Apply the patterns. Most failures of a cause have the same text by then."""
-    for pattern, replacement in _VARIABLE:
+    for pattern, replacement in _patterns():
         text = pattern.sub(replacement, text)
     return text
 
 
 _ALONE, _END = r"(?<![\w.…-])", r"(?![\w-]|\.\w)"
 _STATUS = r"(?:40\d|41\d|42\d|431|451|499|50\d|51[01]|52\d)"
-_VARIABLE: Sequence[tuple[re.Pattern[str], str]] = (
+_VARIABLE: Sequence[tuple[str, str]] = (
     # What a request is about: the repository is that of the group, and the rest names one image.
-    (re.compile(r"(/(?:manifests|blobs|referrers)/)[^\s,;'\")]+"), rf"\1{_STANDS_FOR}"),
-    (re.compile(r"\bsha(?:256|512)[:-][0-9a-f]{6,}…?"), _STANDS_FOR),
+    (r"(/(?:manifests|blobs|referrers)/)[^\s,;'\")]+", rf"\1{_STANDS_FOR}"),
+    (r"\bsha(?:256|512)[:-][0-9a-f]{6,}…?", _STANDS_FOR),
     # Other images than the failure's own, as in a collision, and addresses.
     (
-        re.compile(
+        (
             r"((?:https?://)?(?<![\w.-])[A-Za-z0-9][A-Za-z0-9-]*(?:(?:\.[A-Za-z0-9-]+)+(?::\d+)?|:\d+))"
             r"/(?!v2/)[^\s,;'\")]*[^\s,;'\").:]"
         ),
         rf"\1/{_STANDS_FOR}",
     ),
-    (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?"), _STANDS_FOR),
+    (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?", _STANDS_FOR),
     # Ids of requests: hexadecimal, or a long word of letters and digits.
-    (re.compile(rf"{_ALONE}(?=[0-9A-Fa-f-]*\d)[0-9A-Fa-f]{{8}}[0-9A-Fa-f-]*{_END}"), _STANDS_FOR),
-    (re.compile(rf"{_ALONE}(?=[A-Za-z_-]*\d)(?=[\d_-]*[A-Za-z])[A-Za-z0-9_-]{{16,}}{_END}"), _STANDS_FOR),
+    (rf"{_ALONE}(?=[0-9A-Fa-f-]*\d)[0-9A-Fa-f]{{8}}[0-9A-Fa-f-]*{_END}", _STANDS_FOR),
+    (rf"{_ALONE}(?=[A-Za-z_-]*\d)(?=[\d_-]*[A-Za-z])[A-Za-z0-9_-]{{16,}}{_END}", _STANDS_FOR),
     # Sizes, durations and numbers; the status of an answer tells causes apart.
     (
-        re.compile(
+        (
             rf"{_ALONE}(?!{_STATUS}(?![\d.]|,\d| (?:s|ms|min|h|d|[kMGT]?i?B|bytes|seconds|of|in|tags|requests)\b))"
             rf"\d[\d.,:]*(?:[kMGT]i?B?|B|ms|s|m|h)?{_END}"
         ),
@@ -300,6 +300,12 @@ _VARIABLE: Sequence[tuple[re.Pattern[str], str]] = (
     ),
 )
 """Patterns of what differs between failures of one cause."""
+
+
+@cache
+def _patterns() -> list[tuple[re.Pattern[str], str]]:
+    # Compiled at their first use: that takes longer than the rest of most commands' import of the queue.
+    return [(re.compile(pattern), replacement) for pattern, replacement in _VARIABLE]
 
 
 def _repository(reference: str) -> tuple[str, str]:
