@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from replicator import __version__
 from replicator.console import TextFile, iso
-from replicator.errors import ErrorText, ReplicatorError
+from replicator.errors import ErrorText, ReplicatorError, bounded_line
 from replicator.replication.report import Report, Row, RowOutcome, SortedRows
 from replicator.replication.signing import NotGenuine, envelope, open_envelope
 
@@ -335,13 +335,17 @@ def check(file: Path, key: VerifyingKey) -> Attested:
     except (KeyError, TypeError) as error:
         raise NotGenuine(f"{file} is another kind of statement", "it is signed, but is no comparison") from error
     if said[:2] != (STATEMENT_TYPE, PREDICATE_TYPE):
-        raise NotGenuine(f"{file} is another kind of statement", f"its type is {str(said[1])[:100]}")
+        raise NotGenuine(f"{file} is another kind of statement", f"its type is {bounded_line(str(said[1]), 100)}")
     found = content.tree.size, content.tree.root
     if rows != found or said[2] != [{"sha256": content.sha256}]:
-        why = f"{rows[0]} rows were signed, and the file has {found[0]}" if rows[0] != found[0] else ""
+        why = (
+            f"{bounded_line(str(rows[0]), 20)} rows were signed, and the file has {found[0]}"
+            if rows[0] != found[0]
+            else ""
+        )
         raise NotGenuine(
             f"the rows of {file} are not those that were signed",
-            why or f"the root over the rows is {found[1]}, and {str(rows[1])[:64]} was signed",
+            why or f"the root over the rows is {found[1]}, and {bounded_line(str(rows[1]), 64)} was signed",
             "a row was changed, added, left out or moved: trust none of them",
         )
     return Attested(predicate, content.tree.size)

@@ -323,6 +323,20 @@ LIMITS = {
         ),
         Limit("what, why and do of an error, each", "errors.MAX_PART", "characters", "cut off"),
     ),
+    "Verify": (
+        Limit("line of an attestation that is checked", "replication.attestation.MAX_LINE", "bytes", "refused"),
+        Limit("signatures of its envelope that are tried", "replication.signing._MAX_SIGNATURES", "", "not tried"),
+        Limit("of a key's file", "replication.signing._MAX_FILE", "bytes", "refused"),
+        Limit("rows that are printed", "commands.verify._MOST_KEPT", "", "counted, and in the attestation"),
+        Limit("images looked at closely at once", "replication.verification._IMAGES_AT_ONCE", "", "more wait"),
+        Limit(
+            "manifests and blobs whose presence is remembered",
+            "replication.verification._MAX_KNOWN",
+            "",
+            "asked for again",
+        ),
+        Limit("missing parts of an image that are named", "replication.verification._MAX_NAMED", "", "counted"),
+    ),
     "Redis": (
         Limit("to connect", "queue.connection.CONNECT_TIMEOUT", "s", "503, or tried again"),
         Limit("for an answer", "queue.connection.SOCKET_TIMEOUT", "s", "503, or tried again"),

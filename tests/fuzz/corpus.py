@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
+
+from replicator.replication.attestation import PREDICATE_TYPE, STATEMENT_TYPE, Compared, MerkleTree, State
 
 DIGEST = f"sha256:{'a' * 64}"
 OTHER = f"sha512:{'b' * 128}"
@@ -231,3 +234,31 @@ SKOPEO = (
   images-by-semver: {team/more: ">= 1.2, < 2"}
 """,
 )
+
+ATTESTED_ROWS = tuple(
+    Compared(f"harbor.example.com/team/app:v{number}", f"r.example.com/m/app:v{number}", State.EQUAL, DIGEST).line
+    for number in range(3)
+)
+ENVELOPE = "ENVELOPE\n"
+"""Stands for the signed last line, whose signature differs from run to run."""
+ATTESTATION = "".join(f"{row}\n" for row in ATTESTED_ROWS) + ENVELOPE
+
+
+def _statement() -> dict[str, Any]:
+    tree, lines = MerkleTree(), hashlib.sha256()
+    for row in ATTESTED_ROWS:
+        tree.add(row.encode())
+        lines.update(f"{row}\n".encode())
+    rows = {"count": tree.size, "hash": "RFC 9162 SHA-256", "root": tree.root}
+    predicate = {
+        "tool": {"name": "replicator"},
+        "complete": True,
+        "result": "equal",
+        "counts": {"equal": 3},
+        "rows": rows,
+    }
+    subject = {"name": "rows.jsonl", "digest": {"sha256": lines.hexdigest()}}
+    return {"_type": STATEMENT_TYPE, "subject": [subject], "predicateType": PREDICATE_TYPE, "predicate": predicate}
+
+
+STATEMENT = json.dumps(_statement())

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import tempfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from replicator.commands.convert import File, Options, Program, convert_files
-from replicator.errors import ConfigError
+from replicator.errors import ConfigError, ReplicatorError
 from replicator.harbor.events import MalformedEvent, parse_event
 from replicator.harbor.lists import artifact_of, project_of, repository_of
 from replicator.networks import Networks
@@ -24,6 +28,8 @@ from replicator.registry.errors import ProtocolViolated
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, parse_manifest, refuse_foreign_type
 from replicator.registry.manifests import next_page
 from replicator.registry.token_endpoint import lacks_scope, parse_challenges
+from replicator.replication.attestation import check
+from replicator.replication.signing import envelope, open_signing_key
 from replicator.retry import parse_retry_after
 from replicator.rules import CopyRequest, TagFilter, parse
 from replicator.schedule import parse_duration, parse_schedule
@@ -31,6 +37,8 @@ from tests.fuzz import corpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from replicator.replication.signing import SigningKey
 
 HOST = "h.example.com"
 BASE = URL(f"https://{HOST}/v2/a/tags/list")
@@ -171,7 +179,53 @@ def _filters(text: str) -> None:
     tags.select(["v1.2.3", "latest", "1.10", f"sha256-{'a' * 64}.sig"])
 
 
+class _Memory:
+    """A file in memory, as far as a check reads one."""
+
+    def __init__(self, text: str) -> None:
+        self._content = encoded(text)
+
+    def open(self, _: str) -> io.BytesIO:
+        return io.BytesIO(self._content)
+
+
+@cache
+def _key() -> SigningKey:
+    with tempfile.TemporaryDirectory() as directory:
+        return open_signing_key(Path(directory, "a.key"))
+
+
+def _attested(text: str) -> None:
+    """A file that was damaged after it was signed is never taken for genuine."""
+    whole = "".join(f"{row}\n" for row in corpus.ATTESTED_ROWS)
+    last = f"{envelope(corpus.STATEMENT.encode(), _key())}\n"
+    file = cast("Path", _Memory(text.replace(corpus.ENVELOPE, last)))
+    try:
+        check(file, _key().public)
+    except ReplicatorError as error:
+        if not str(error).isprintable() or text == whole + corpus.ENVELOPE:
+            raise AssertionError(error) from error
+        raise
+    assert text.partition(corpus.ENVELOPE)[0] == whole, "a changed row went unnoticed"
+
+
+def _statements(text: str) -> None:
+    """A statement of any content, under a genuine signature, is a comparison with these rows or refused."""
+    rows = "".join(f"{row}\n" for row in corpus.ATTESTED_ROWS)
+    file = _Memory(f"{rows}{envelope(encoded(text), _key())}\n")
+    try:
+        found = check(cast("Path", file), _key().public)
+    except ReplicatorError as error:
+        if not str(error).isprintable():
+            raise AssertionError(error) from error
+        raise
+    assert found.rows == len(corpus.ATTESTED_ROWS)
+    assert found.is_equal in (True, False)
+
+
 TARGETS = {
+    "attestations": Target((corpus.ATTESTATION,), _attested, (ReplicatorError,)),
+    "statements": Target((corpus.STATEMENT,), _statements, (ReplicatorError,)),
     "events": Target(corpus.EVENTS, _events, (MalformedEvent,)),
     "references": Target(corpus.REFERENCES, _references, (ValueError,)),
     "rules": Target(corpus.RULES, _rules, (ConfigError,)),
