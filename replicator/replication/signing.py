@@ -194,14 +194,15 @@ def _problem(message: str) -> ConfigError:
 
 def envelope(payload: bytes, key: SigningKey) -> str:
     """Return a signed DSSE envelope as one line of JSON."""
-    signature = {"keyid": key.public.id, "sig": _base64(key.sign(pre_authentication(payload)))}
+    # Without a hint at the key, as cosign writes it: some programs skip a signature whose hint is not made their way.
+    signature = {"keyid": "", "sig": _base64(key.sign(pre_authentication(payload)))}
     document = {"payloadType": PAYLOAD_TYPE, "payload": _base64(payload), "signatures": [signature]}
     return json.dumps(document, separators=(",", ":"))
 
 
-def pre_authentication(payload: bytes) -> bytes:
+def pre_authentication(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
     """Return the bytes that are signed for a payload (DSSE, "Signature Definition")."""
-    kind = PAYLOAD_TYPE.encode()
+    kind = payload_type.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 

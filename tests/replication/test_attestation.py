@@ -9,13 +9,17 @@ import stat
 import subprocess
 from hashlib import sha256
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from replicator.errors import ConfigError
 from replicator.replication.attestation import (
+    PREDICATE_TYPE,
+    STATEMENT_TYPE,
     AttestationFile,
     Compared,
     Facts,
@@ -25,7 +29,14 @@ from replicator.replication.attestation import (
     is_whole,
 )
 from replicator.replication.report import Report, Row, RowOutcome
-from replicator.replication.signing import NotGenuine, open_signing_key, open_verifying_key, public_file
+from replicator.replication.signing import (
+    NotGenuine,
+    VerifyingKey,
+    open_signing_key,
+    open_verifying_key,
+    pre_authentication,
+    public_file,
+)
 from tests.docs.pages import blocks
 
 if TYPE_CHECKING:
@@ -67,6 +78,40 @@ def test_the_tree_is_that_of_rfc_9162() -> None:
         assert (tree.size, tree.root) == (number, naive_root(entries).hex())
         entries.append(str(number).encode())
         tree.add(entries[-1])
+
+
+def test_what_is_signed_is_what_the_specification_of_dsse_signs() -> None:
+    """The test vector of DSSE's protocol.md: the bytes that are signed, and ECDSA's signature over them."""
+    signed = pre_authentication(b"hello world", "http://example.com/HelloWorld")
+    assert signed == b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
+    x = 46950820868899156662930047687818585632848591499744589407958293238635476079160
+    y = 5640078356564379163099075877009565129882514886557779369047442380624545832820
+    key = VerifyingKey.of(ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key())
+    raw = base64.b64decode("A3JqsQGtVsJ2O2xqrI5IcnXip5GToJ3F+FnZ+O88SjtR6rDAajabZKciJTfUiHqJPcIAriEGAHTVeCUjW2JIZA==")
+    # The vector has the two numbers one after the other; cosign and we have them in DER.
+    signature = encode_dss_signature(int.from_bytes(raw[:32]), int.from_bytes(raw[32:]))
+    assert key.verifies(signature, signed)
+    assert not key.verifies(signature, signed + b"!")
+
+
+def test_the_last_line_is_an_envelope_and_a_statement_as_cosign_reads_them(tmp_path: Path) -> None:
+    """What ``cosign verify-blob-attestation --signature`` asks of them, by its source (cosign 2.4)."""
+    file = attested(tmp_path, complete=True)
+    *lines, last = file.read_bytes().splitlines(keepends=True)
+    document = json.loads(last)
+    assert set(document) == {"payloadType", "payload", "signatures"}
+    assert document["payloadType"] == "application/vnd.in-toto+json"
+    (signature,) = document["signatures"]
+    # It skips a signature whose hint at the key differs from its own, and makes that in a way of its own.
+    assert signature["keyid"] == ""
+    payload = base64.b64decode(document["payload"], validate=True)
+    key = open_verifying_key(tmp_path / "a.pub")
+    assert key.verifies(base64.b64decode(signature["sig"], validate=True), pre_authentication(payload))
+    statement = json.loads(payload)
+    assert set(statement) == {"_type", "subject", "predicateType", "predicate"}
+    assert (statement["_type"], statement["predicateType"]) == (STATEMENT_TYPE, PREDICATE_TYPE)
+    assert urlsplit(PREDICATE_TYPE).scheme == "urn", "it takes a URI for the type of a predicate"
+    assert [each["digest"]["sha256"] for each in statement["subject"]] == [sha256(b"".join(lines)).hexdigest()]
 
 
 @pytest.mark.parametrize(
