@@ -149,12 +149,12 @@ def forget(
 
 
 @queue.command()
-def move(context: typer.Context, redis_url: RedisUrl = None, state_dir: StateDir = None) -> None:
+def move(context: typer.Context, as_json: Json = False, redis_url: RedisUrl = None, state_dir: StateDir = None) -> None:
     """Move jobs, dead letters and the history from the state directory to the Redis of the settings.
 
     Stop the replicator that uses the state directory first. A move that was interrupted goes on when it is run again.
     """
-    run(move_to_redis(settings_of(context, quiet=True), out=Console(), err=stderr()))
+    run(move_to_redis(settings_of(context, quiet=True), as_json=as_json, out=Console(), err=stderr()))
 
 
 async def print_jobs(
@@ -266,8 +266,7 @@ async def cancel_jobs(
         facts = {"copies": cancelled, "running": len(told), "still_running": left}
         document(_outcome(selections, dry_run=dry_run, **facts), out)
     else:
-        would = "would be " if dry_run else ""
-        running = len(told) - len(left)
+        would, running = "would be " if dry_run else "", len(told) - len(left)
         say(f"{would}cancelled: {_copies(cancelled + running)}{f', {running} of them running' if told else ''}", out)
     for each in left:
         say(f"still running: {each}; its worker stops it as soon as it can", err)
@@ -317,8 +316,8 @@ def _selected(context: typer.Context) -> tuple[Selection, ...]:
     Raises:
         ConfigError: a pattern is too long, or has too many wildcards.
     """
-    names = {"rule": "rule", "source": "source", "destination": "destination", "host": "host", "lane": "lane"}
-    values = {name: context.params[parameter] or () for name, parameter in {**names, "run": "run_id"}.items()}
+    names = ("rule", "source", "destination", "host", "lane", "run_id")
+    values = {name.removesuffix("_id"): context.params[name] or () for name in names}
     try:
         return Selection.combinations(**values) if any(values.values()) else ()
     except ValueError as error:
@@ -333,11 +332,12 @@ def _needed(context: typer.Context, every_one: bool) -> tuple[Selection, ...]:
     return selections or (Selection(),)
 
 
-async def move_to_redis(settings: Settings, *, out: Console, err: Console) -> int:
+async def move_to_redis(settings: Settings, *, as_json: bool = False, out: Console, err: Console) -> int:
     """Move what the state directory holds to the Redis of the settings.
 
     Args:
         settings: both places.
+        as_json: print ``jobs`` and ``dead_letters``, how many were moved, as one JSON object.
         out: the console for the result.
         err: the console for how far an interrupted move came.
 
@@ -362,11 +362,11 @@ async def move_to_redis(settings: Settings, *, out: Console, err: Console) -> in
                 await note_action(target, action="move", what=f"{moved} from {settings.state_dir}", by=system_user())
             if moved and not ended:
                 say(f"{moved} were moved; run the command again for the rest", err)
-        if not moved:
-            say(f"nothing to move: {settings.state_dir} has no jobs and no dead letters", out)
-            return OK
-        say(f"{moved} moved from {settings.state_dir} to {target.where}", out)
-        if not await target.workers():
+        if as_json:
+            document({"jobs": moved.jobs, "dead_letters": moved.letters}, out)
+        else:
+            say(f"{moved or 'nothing'} moved from {settings.state_dir} to {target.where}", out)
+        if moved and not await target.workers():
             say("no worker runs: start one to begin the copies", err)
     return OK
 

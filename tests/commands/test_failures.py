@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from replicator.commands.failures import draw_cause, drop_failures, print_causes, print_failures
+from replicator.commands.failures import draw_cause, drop_failures, print_causes, print_failures, retry_failures
 from replicator.commands.status import show_status
 from replicator.errors import FAILED, OK
-from replicator.queue import CauseReader, Causes, sample_causes
+from replicator.queue import CauseReader, Causes, DeadLetters, sample_causes
 from replicator.settings import Settings
 from tests.queue.conftest import prefix, queue, server, short_dir
 from tests.queue.test_causes import bury, letter
 
 if TYPE_CHECKING:
+    import pytest
+
     from replicator.queue import Queue
     from tests.queue.servers import RedisServer
 
@@ -66,6 +69,23 @@ def test_at_a_terminal_a_cause_is_a_few_lines_with_what_to_do_and_the_commands_f
     ]
     undated = Causes().add("", "a\x1b[2J", "", "r.example/b:1")
     assert [line.plain for line in draw_cause(undated)][:2] == ["1 copy: r.example: a [2J", "  e.g. r.example/b:1"]
+
+
+async def test_all_are_retried_without_a_list_of_all_in_memory(
+    queue: Queue, server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = replace(letter(99), payload=None)
+    await bury(queue, prefix, *(letter(number) for number in range(3)), lost)
+    monkeypatch.setattr(DeadLetters, "all", None)
+    await queue.redis.hset(f"{prefix}:dead-jobs", letter(1).id, "a job")  # type: ignore[misc]  # redis-py's types
+    for references, queued in (None, [letter(1).id]), ([lost.id, "r.example/no:1"], []):
+        paper = io.StringIO()
+        out, settings = Console(file=paper), Settings(redis_url=server.url, redis_prefix=prefix)
+        assert (
+            await retry_failures(settings, references, as_json=True, out=out, err=Console(file=io.StringIO())) == FAILED
+        )
+        unknown = [] if references is None else ["r.example/no:1"]
+        assert json.loads(paper.getvalue()) == {"queued": queued, "lost": [lost.id], "unknown": unknown}
 
 
 async def test_status_tells_the_causes_of_dead_letters(queue: Queue, server: RedisServer, prefix: str) -> None:

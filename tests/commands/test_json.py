@@ -36,7 +36,6 @@ WITHOUT = {
     "worker",
     "backfill",  # has --report
     "schema",  # prints nothing but JSON
-    "queue move",
 }
 
 
