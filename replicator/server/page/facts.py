@@ -180,7 +180,7 @@ def activity(keys: Iterable[str], ended: Sequence[Ended]) -> list[RuleActivity]:
 
 HOURS = (6, 24, 48)
 """Lengths of the chart to choose from."""
-ROWS = 12
+ROWS = 10
 """Copies on a page."""
 DEAD_LETTERS = 10
 """Dead letters on a page."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -21,6 +23,10 @@ STICKS_OUT = """
 [...document.querySelectorAll("section *")]
   .filter((e) => e.getBoundingClientRect().right > e.closest("section").getBoundingClientRect().right)
   .map((e) => e.outerHTML.slice(0, 100))
+"""
+CLOCK = """
+(() => { const time = document.querySelector("#copies time");
+  return [time.querySelector(".clock").innerText, time.title, time.dateTime]; })()
 """
 VIOLATIONS = """
 axe.run(document, { resultTypes: ["violations"] }).then((result) => result.violations.map((violation) =>
@@ -45,7 +51,13 @@ async def test_a_person_clicks_through_it(browser: Browser, site: Site) -> None:
     await filled(site)
     async with browser.tab(PASSWORD) as tab:
         await tab.look(1280)
+        await tab.call("Emulation.setTimezoneOverride", timezoneId="Asia/Kathmandu")
         await tab.go(site.url)
+        clock, title, moment = await tab.value(CLOCK)
+        here = datetime.fromisoformat(moment).astimezone(ZoneInfo("Asia/Kathmandu"))
+        assert clock in (f"{here:%H:%M}", f"{here:%m-%d %H:%M}"), "local time"
+        assert title == f"{datetime.fromisoformat(moment):%Y-%m-%d %H:%M:%S} UTC"
+        assert (await tab.value("document.title")).endswith(" – replicator")
         await tab.click("#failures .acts a")
         await tab.click("#failures nav a[rel=next]")
         await tab.until("document.querySelector('#failures nav a[rel=prev]') !== null")

@@ -123,6 +123,8 @@ async def test_the_page_shows_the_whole_installation(site: Site) -> None:
         (tag, about.get("class")) for tag, about in seen.tags if about.get("id") == "actions"
     }
     assert "serve on" in seen.texts["processes"]
+    (icon,) = (about["href"] for tag, about in seen.tags if tag == "link")
+    assert icon.startswith("data:image/svg+xml,%3Csvg")
     headings = [tag for tag, _ in seen.tags if re.fullmatch("h[1-6]", tag)]
     assert headings[0] == "h1"
     assert set(headings[1:]) == {"h2"}
@@ -144,15 +146,15 @@ async def test_filters_and_pages_are_in_the_address(site: Site) -> None:
     await remember(site.queue, *(ended(n, result="up to date" if n % 3 == 0 else "copied") for n in range(100)))
     first = await page(site)
     assert "100 of the last 100" in first.texts["copies"]
-    assert "page 1 of 9" in first.texts["copies"]
+    assert "page 1 of 10" in first.texts["copies"]
     second = await page(site, "?page=2")
-    assert "app:87 " in second.texts["copies"]
+    assert "app:89 " in second.texts["copies"]
     assert "app:99 " not in second.texts["copies"]
     chosen = await page(site, "?result=up+to+date&text=APP:9")
     assert "5 of the last 100" in chosen.texts["copies"]
     assert "app:91 " not in chosen.texts["copies"]
     assert (await page(site, "?rule=nothing")).texts["copies"].startswith("None of the last 100 matches.")
-    assert "page 9 of 9" in (await page(site, "?page=99999")).texts["copies"]
+    assert "page 10 of 10" in (await page(site, "?page=99999")).texts["copies"]
 
 
 async def test_every_address_on_it_is_relative_and_names_no_path(site: Site) -> None:
