@@ -57,7 +57,7 @@ async def test_a_person_clicks_through_it(browser: Browser, site: Site) -> None:
         here = datetime.fromisoformat(moment).astimezone(ZoneInfo("Asia/Kathmandu"))
         assert clock in (f"{here:%H:%M}", f"{here:%m-%d %H:%M}"), "local time"
         assert title == f"{datetime.fromisoformat(moment):%Y-%m-%d %H:%M:%S} UTC"
-        assert (await tab.value("document.title")).endswith(" – replicator")
+        assert (await tab.value("document.title")).endswith("\N{EN DASH} replicator")
         await tab.click("#failures .acts a")
         await tab.click("#failures nav a[rel=next]")
         await tab.until("document.querySelector('#failures nav a[rel=prev]') !== null")
