@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from replicator.server.page.language import Messages
 
 
-HEIGHT = 150
+HEIGHT = 126
 """Pixels of the whole SVG."""
-_TOP, _BOTTOM = 12, 132
+_TOP, _BOTTOM = 12, 108
 """Pixels from the top between which bars are drawn; the axis labels need the rest."""
 _LEAST = 0.1
 """Seconds at the bottom of the logarithmic axis."""
