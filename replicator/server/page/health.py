@@ -50,14 +50,12 @@ def _misconfigured(facts: Facts, t: Messages) -> Health | None:
     """Report processes that do not use the current files, or not the same rules."""
     status = facts.status
     if refused := [process for process in facts.processes if process.problem]:
-        detail = str(refused[0].problem)
-        if len(refused) > 1:
-            detail = t("health.processes", number=len(refused), problem=detail)
+        number = f"{t('health.processes', number=len(refused))} " if len(refused) > 1 else ""
         sentence = t("health.config")
         if out := sorted({name for process in refused for name in process.out}):
             key = "health.rules_out_more" if len(out) > 1 else "health.rules_out"
             sentence = t(key, file=out[0], number=len(out) - 1)
-        return Health("warning", sentence, detail)
+        return Health("warning", sentence, f"{number}{refused[0].problem}")
     if status.differing is not None and status.differing.is_old:
         return Health("warning", t("health.differing"), status.differing.sentence)
     if status.ownerless:

@@ -109,6 +109,8 @@ def test_an_incomplete_reconcile_is_not_well_and_one_that_waits_for_a_person_goe
 
 def test_an_error_in_several_processes_is_shown_with_their_number() -> None:
     assert health(facts(refused=3)).detail == "3 processes: images: no such thing"
+    several = replace(facts(), processes=[replace(REFUSED, problem="what\nwhy\ndo")] * 2)
+    assert health(several).detail == "2 processes: what\nwhy\ndo"
 
 
 def test_queued_copies_of_a_lane_that_no_worker_serves_are_bad_news() -> None:

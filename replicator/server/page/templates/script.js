@@ -33,8 +33,9 @@
 
   function take(fresh) {
     localize(fresh);
+    const shown = document.querySelector("link[rel=icon]");
     const { icon } = fresh.getElementById("head").dataset;
-    if (document.querySelector("link[rel=icon]").href !== icon) document.querySelector("link[rel=icon]").href = icon;
+    if (shown.getAttribute("href") !== icon) shown.href = icon;
     document.title = document.title.replace(/.*(?= – )/u, () => fresh.querySelector("h1").textContent);
     for (const folded of fresh.querySelectorAll("details[id]"))
       folded.open = document.getElementById(folded.id)?.open ?? false;
