@@ -127,8 +127,16 @@ def explanation(rules: Rules, reference: Reference, proxies: Proxies) -> dict[st
     }
 
 
-def schema() -> None:
+def schema(
+    events: Annotated[bool, typer.Option("--events", help="Print the AsyncAPI document of CloudEvents.")] = False,
+) -> None:
     """Print the JSON schema of the rules file, for completion and validation in editors."""
+    if events:
+        # Imported here: nothing else of this command needs the server.
+        from replicator.server.cloudevents.models import document
+
+        typer.echo(json.dumps(document(), indent=2))
+        return
     typer.echo(json.dumps(rules_schema(), indent=2))
 
 

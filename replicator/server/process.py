@@ -14,7 +14,7 @@ import contextlib
 import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -36,6 +36,7 @@ from replicator.server.api import Api
 from replicator.server.api.images import Images
 from replicator.server.app import Readiness, Webhook, create_app, create_probes_app
 from replicator.server.auth import ApiAuth, PageAuth, WebhookAuth
+from replicator.server.cloudevents import open_sender
 from replicator.server.http import Server, certificate_of, listen
 from replicator.server.metrics import Metrics
 from replicator.server.notify import open_notifier
@@ -48,7 +49,7 @@ from replicator.tasks import cancel_all, graceful_shutdown
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Callable, Collection
+    from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 
     from yarl import URL
 
@@ -315,6 +316,7 @@ async def _beside(
     async with (
         _probes(settings, probes_listener, parts, stopping),
         open_notifier(settings, parts.queue, reloader.status),
+        open_sender(settings, parts.queue, parts.metrics),
         parts.reconciler.beside(),
         parts.sweeper.beside() if parts.sweeper is not None else contextlib.nullcontext(),
         reloader.beside(),
@@ -363,7 +365,8 @@ async def _run(server: Server, listener: socket.socket, stopping: _Stopping, wor
     """Run server and worker; when one ends, so does the other."""
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     # The listener stays open until the last copy has ended or was handed back: a push during the drain time is queued.
-    working = asyncio.create_task(worker.run() if worker is not None else _wait(stopping.event))
+    work: Coroutine[Any, Any, object] = worker.run() if worker is not None else stopping.event.wait()
+    working = asyncio.create_task(work)
     try:
         await asyncio.wait({serving, working}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -373,10 +376,6 @@ async def _run(server: Server, listener: socket.socket, stopping: _Stopping, wor
         await asyncio.wait({serving, working})
     working.result()
     serving.result()
-
-
-async def _wait(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 def _ignore_sighup() -> None:

@@ -92,6 +92,25 @@ LIMITS = {
         Limit("time for grouping dead letters", "server.page.facts._GROUPING_SECONDS", "s", "the next reading goes on"),
         Limit("copies in a list", "server.page.facts.ROWS", "", "on the next page"),
     ),
+    "CloudEvents": (
+        Limit("receivers", "receivers.MAX_RECEIVERS", "", "refused"),
+        Limit("events that wait for a receiver", "queue.outbox.MOST_WAITING", "", "the oldest is dropped"),
+        Limit("age of an event", "server.cloudevents.delivery.PATIENCE", "s", "it is dropped"),
+        Limit("requests to one receiver", "server.cloudevents.delivery.MOST_IN_FLIGHT", "", "the next one waits"),
+        Limit(
+            "oldest events of a receiver, among which those of failing images hold up no others",
+            "server.cloudevents.delivery.WINDOW",
+            "",
+            "the next one waits",
+        ),
+        Limit("between two attempts at an event", "server.cloudevents.delivery.MAX_PAUSE", "s", "it is tried"),
+        Limit("silence of the process that sends", "server.cloudevents.delivery.LEASE", "s", "another one sends"),
+        Limit(
+            "since a process named a receiver last", "queue.outbox.KEPT_SECONDS", "s", "nothing is kept for it any more"
+        ),
+        Limit("time for a request, of notifications too", "server.posting.SECONDS", "s", "tried again"),
+        Limit("of an answer, the same", "server.posting._MAX_ANSWER", "bytes", "not read"),
+    ),
     "Rules in force": (
         Limit(
             "time for which a copy waits for a process with its rules",

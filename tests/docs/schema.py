@@ -1,6 +1,6 @@
-"""The JSON schema in ``docs/rules.schema.json``, as the program prints it.
+"""The JSON schema in ``docs/rules.schema.json`` and the AsyncAPI document beside it, as the program prints them.
 
-``python -m tests.docs.schema``, or ``make docs``, regenerates it.
+``python -m tests.docs.schema``, or ``make docs``, regenerates them.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from typer.testing import CliRunner
 from replicator.commands import app
 from tests.docs.pages import ROOT
 
-FILE = ROOT / "docs" / "rules.schema.json"
+FILES = {ROOT / "docs" / "rules.schema.json": [], ROOT / "docs" / "events.asyncapi.json": ["--events"]}
+"""With the options that print each."""
 
 
-def printed() -> str:
+def printed(options: list[str]) -> str:
     """What ``replicator schema`` prints."""
-    result = CliRunner().invoke(app, ["schema"])
+    result = CliRunner().invoke(app, ["schema", *options])
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
 if __name__ == "__main__":
-    FILE.write_text(printed())
+    for file, wanted in FILES.items():
+        file.write_text(printed(wanted))

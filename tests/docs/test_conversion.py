@@ -9,7 +9,7 @@ from replicator.commands.convert import File, Options, convert_files
 from replicator.commands.explain import rules_schema
 from replicator.rules import parse
 from tests.docs.pages import ROOT, blocks
-from tests.docs.schema import FILE, printed
+from tests.docs.schema import FILES, printed
 
 PAGE = [block for block in blocks("yaml") if block.page.name == "compatibility.md"]
 
@@ -32,12 +32,13 @@ def test_a_file_of_skopeo_is_converted_but_for_what_the_page_says() -> None:
     ]
 
 
-def test_the_schema_is_current() -> None:
-    assert FILE.read_text() == printed(), "renew it: make docs"
+def test_the_schemas_are_current() -> None:
+    for file, options in FILES.items():
+        assert file.read_text() == printed(options), "renew it: make docs"
 
 
 def test_the_schema_is_reached_as_the_page_says() -> None:
     text = (ROOT / "docs" / "rules.md").read_text()
-    assert re.findall(r"# yaml-language-server: \$schema=(\S+)", text) == [FILE.name]
-    assert json.loads(FILE.read_text()) == rules_schema()
+    assert re.findall(r"# yaml-language-server: \$schema=(\S+)", text) == ["rules.schema.json"]
+    assert json.loads((ROOT / "docs" / "rules.schema.json").read_text()) == rules_schema()
     assert set(re.findall(r"#/definitions/(\w+)", text)) <= set(rules_schema()["definitions"])

@@ -294,3 +294,33 @@ class DeliveryCounts:
         """
         with self._swallow_errors:
             self._events.labels(self._types.label(kind), fate.value).inc()
+
+
+class SendCounts:
+    """Counts requests to receivers of CloudEvents."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._swallow_errors = SwallowErrors()
+        self._requests = counter(families.EVENT_REQUESTS, registry)
+        self._delay = histogram(families.EVENT_DELAY, registry)
+
+    def add_receivers(self, hosts: Iterable[str]) -> None:
+        """Give these receivers series of their own."""
+        for host in hosts:
+            # Start at 0, as above.
+            self._delay.labels(host)
+            for result in ("taken", "failed"):
+                self._requests.labels(host, result)
+
+    def sent(self, host: str, taken: bool, age: float) -> None:
+        """Count a request.
+
+        Args:
+            host: of the receiver.
+            taken: whether it took the event.
+            age: of the event, in seconds.
+        """
+        with self._swallow_errors:
+            self._requests.labels(host, "taken" if taken else "failed").inc()
+            if taken:
+                self._delay.labels(host).observe(max(0.0, age))

@@ -35,12 +35,20 @@ from replicator.queue import (
 )
 from replicator.queue.destinations import PendingJobs, pending_by_host
 from replicator.queue.leaders import SweepState
+from replicator.queue.outbox import look_into
 from replicator.queue.reconciles import RESULTS
 from replicator.queue.state_directory import room
 from replicator.reference import Reference
 from replicator.replication.reconciler import overdue
 from replicator.server.metrics import families
-from replicator.server.metrics.counters import OTHER, AttemptCounts, BoundedLabels, DeliveryCounts, RequestCounts
+from replicator.server.metrics.counters import (
+    OTHER,
+    AttemptCounts,
+    BoundedLabels,
+    DeliveryCounts,
+    RequestCounts,
+    SendCounts,
+)
 from replicator.server.metrics.expiry import Expiries
 from replicator.server.metrics.families import gauge
 from replicator.timetable import UNLIMITED
@@ -52,6 +60,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from replicator.queue import Counts, KeySilence, LoadedConfig, Pause, Queue
+    from replicator.queue.outbox import OutboxState
     from replicator.reference import Repository
     from replicator.rules import Rules
     from replicator.schedule import Schedule
@@ -72,6 +81,7 @@ class Metrics:
         deliveries: counts webhook deliveries.
         attempts: counts attempts of copies.
         requests: counts requests to registries.
+        sends: counts requests to receivers of CloudEvents.
     """
 
     def __init__(self, rules: Rules, queue: Queue, schedule: Schedule | None) -> None:
@@ -89,6 +99,7 @@ class Metrics:
         self.deliveries = DeliveryCounts(self._registry)
         self.attempts = AttemptCounts(self._registry)
         self.requests = RequestCounts(self._registry)
+        self.sends = SendCounts(self._registry)
         self._lookups = QueueLookups(queue, schedule)
         self._expiries = Expiries(self.requests.hosts)
         self.requests.observer = replace(self.requests.observer, certified=self._expiries.certified)
@@ -125,6 +136,11 @@ class Metrics:
         self._loaded.set_function(lambda: loaded().loaded)
         self._reload_failed.set_function(lambda: loaded().problem is not None)
         self._rules_out.set_function(lambda: len(loaded().out))
+
+    def watch_outbox(self, hosts: Mapping[str, str]) -> None:
+        """Expose what waits for receivers of CloudEvents: their hosts by their keys."""
+        self.sends.add_receivers(hosts.values())
+        self._lookups.receivers = hosts
 
     def watch_disk(self, directory: Path) -> None:
         """Expose the room on the disk of the embedded queue's directory."""
@@ -188,6 +204,7 @@ class _QueueState:
     differing: Differing | None
     pauses: Sequence[Pause]
     public: Collection[Repository]
+    outboxes: Sequence[OutboxState]
 
 
 class QueueLookups(Collector):
@@ -204,6 +221,7 @@ class QueueLookups(Collector):
         self._began = float("-inf")
         self._state: _QueueState | None = None
         self._hosts, self._destinations = BoundedLabels(), BoundedLabels()
+        self.receivers: Mapping[str, str] = {}
 
     def add_hosts(self, hosts: Iterable[str], destinations: Iterable[str]) -> None:
         """Give these registries series of their own from now on; ``destinations`` are those that are copied to."""
@@ -234,7 +252,10 @@ class QueueLookups(Collector):
         silent, pauses = await list_waits(queue), await list_pauses(queue)
         differing = Differing.among(await processes(queue))
         public = {Reference.parse(copy.destination).repository for copy in await list_public_copies(queue)}
-        return _QueueState(counts, oldest, totals, pending, reconcile, sweep, silent, differing, pauses, public)
+        outboxes = await look_into(queue, tuple(self.receivers)) if self.receivers else ()
+        return _QueueState(
+            counts, oldest, totals, pending, reconcile, sweep, silent, differing, pauses, public, outboxes
+        )
 
     def describe(self) -> Iterable[Metric]:
         """Name the metrics, so that the library detects duplicates without collecting."""
@@ -261,6 +282,7 @@ class QueueLookups(Collector):
         yield _gauge(families.PUBLIC_COPIES, len(self._state.public))
         yield from self._reconcile(self._state.reconcile)
         yield from self._sweep(self._state.sweep)
+        yield from self._outboxes(self._state.outboxes)
         differing = self._state.differing
         yield _gauge(families.RULES_DIFFER, 0 if differing is None else differing.seconds)
 
@@ -295,6 +317,18 @@ class QueueLookups(Collector):
         for label, each in enabled.items():
             found.add_metric([label], each)
         yield found
+
+    def _outboxes(self, states: Sequence[OutboxState]) -> Iterable[Metric]:
+        # Receivers on one host share a label.
+        found: dict[str, tuple[int, float, int]] = {}
+        for host, state in zip(self.receivers.values(), states, strict=False):
+            waiting, oldest, dropped = found.get(host, (0, 0.0, 0))
+            found[host] = (waiting + state.waiting, max(oldest, state.oldest), dropped + state.dropped)
+        for number, family in enumerate((families.EVENTS_WAITING, families.EVENTS_OLDEST, families.EVENTS_DROPPED)):
+            shown = _gauge(family)
+            for host, values in found.items():
+                shown.add_metric([host], values[number])
+            yield shown
 
     def _silences(self, silent: Sequence[KeySilence]) -> Iterable[Metric]:
         seconds = dict.fromkeys(self._hosts.labels, 0.0)

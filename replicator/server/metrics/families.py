@@ -101,6 +101,19 @@ REFUSALS = Family(
     "Copies that a registry refused for good, by result: denied (403, or 401 to a known login), immutable (the tag).",
     ("host", "result"),
 )
+EVENT_REQUESTS = Family(
+    "replicator_cloudevents_requests_total",
+    "counter",
+    "Requests to receivers of CloudEvents: taken, or failed (no answer, or none of 2xx).",
+    ("receiver", "result"),
+)
+EVENT_DELAY = Family(
+    "replicator_cloudevents_delay_seconds",
+    "histogram",
+    "Time from the end of a copy or reconcile until a receiver had taken its event.",
+    ("receiver",),
+    (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300, 3600),
+)
 WAITING = Family(
     "replicator_registry_waiting",
     "gauge",
@@ -259,6 +272,21 @@ RULES_OUT = Family(
     "gauge",
     "Rules files that can't be used and have no earlier version in force: their images are not copied.",
 )
+EVENTS_WAITING = Family(
+    "replicator_cloudevents_waiting",
+    "gauge",
+    "CloudEvents that a receiver has not taken yet.",
+    ("receiver",),
+)
+EVENTS_OLDEST = Family(
+    "replicator_cloudevents_oldest_seconds", "gauge", "Age of the oldest of them; 0 if there is none.", ("receiver",)
+)
+EVENTS_DROPPED = Family(
+    "replicator_cloudevents_dropped",
+    "gauge",
+    "CloudEvents that were dropped, because too many waited or one for too long, since the installation began.",
+    ("receiver",),
+)
 RULES_DIFFER = Family(
     "replicator_rules_differ_seconds",
     "gauge",
@@ -295,6 +323,8 @@ COUNTED = (
     THROTTLED,
     REFUSALS,
     WAITING,
+    EVENT_REQUESTS,
+    EVENT_DELAY,
 )
 """Counted by each process for its own work: sum them over processes."""
 
@@ -322,6 +352,9 @@ LOOKED_UP = (
     SWEEP_ENDED,
     SWEEP_REPLACED,
     WEBHOOKS,
+    EVENTS_WAITING,
+    EVENTS_OLDEST,
+    EVENTS_DROPPED,
     RULES_DIFFER,
 )
 """Read from Redis at the scrape: the same in all processes of an installation, so take the maximum."""

@@ -61,6 +61,7 @@ def use(metrics: Metrics) -> None:
     metrics.requests.throttled(ACR)
     metrics.requests.refused(ACR, "denied")
     metrics.requests.observer.certified(ACR, 2e9)
+    metrics.watch_outbox({"1" * 16: "events.example.com"})
     metrics.watch_disk(Path("/"))
     metrics.watch_limits(lambda kind, _: LIMITS[kind])
 
