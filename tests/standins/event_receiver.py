@@ -31,7 +31,7 @@ class EventReceiver:
         taken: the events it took, as JSON, in this order.
         ids: the ``webhook-id`` of each.
         requests: the subjects of all requests.
-        times: when each was taken (`time.time`).
+        times: when each was taken (`time.monotonic`).
         refuse: returns a status to refuse an event with; None to take it.
         gate: requests wait at it, once they are noted.
         most: the most requests at the same time.
@@ -78,7 +78,7 @@ class EventReceiver:
                 return web.Response(status=status, headers={"Location": "/elsewhere"} if status == 302 else None)
             self.taken.append(event)
             self.ids.append(headers["webhook-id"])
-            self.times.append(time.time())
+            self.times.append(time.monotonic())
             await self.gate.wait()
             return web.Response(status=204)
         finally:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("replicator.cloudevents")
 
-LEASE = 30.0
+LEASE = 20.0
 """Seconds after which another process sends for one that died."""
 PATIENCE = 3 * 24 * 3600
 """Age from which an event is dropped, in seconds."""
