@@ -15,6 +15,7 @@ from tests.end_to_end.test_reload import LIBRARY, pushed
 from tests.queue.servers import RedisServer, free_port
 from tests.running import PROGRAM, replicator, running
 from tests.standins.chats import SECRETS, SLACK_PATH, Chats, chats, stalling
+from tests.standins.event_receiver import SECRET
 from tests.standins.server import serve
 
 if TYPE_CHECKING:
@@ -152,11 +153,13 @@ async def test_a_wrong_address_starts_nothing_and_is_not_shown(house: House) -> 
 
 
 async def test_check_reaches_every_receiver_and_sends_nothing(house: House, robots: Chats) -> None:
-    lines = await checked(house, house.rules(LIBRARY), 1, REPLICATOR_NOTIFY_URL=robots.all)
+    more = {"REPLICATOR_EVENTS_URL": f"http://{robots.host}/{SECRETS[0]}#{SECRET}"}
+    lines = await checked(house, house.rules(LIBRARY), 1, REPLICATOR_NOTIFY_URL=robots.all, **more)
     told = [line for line in lines if line["name"] == "notify"]
     assert {line["state"] for line in told} == {"ok"}
     assert {line["subject"] for line in told} == {robots.host}
     assert any("dingtalk, signed" in line["message"] for line in told)
+    assert [line["message"] for line in lines if line["name"] == "events"] == ["reachable"]
     assert robots.requests == []
     assert no_secret(lines)
 

@@ -205,10 +205,10 @@ class Check:
             probes.append(Probe("listen", own, partial(try_address, own, "REPLICATOR_METRICS_LISTEN")))
         probes.append(Probe("limits", "all registries", self._limits))
         probes.append(Probe("configuration", "running processes", partial(look_at_processes, settings)))
-        probes += [
-            Probe("notify", each.host, partial(reach_receiver, each, self._registries.proxies))
-            for each in settings.receivers
-        ]
+        reach, proxies = reach_receiver, self._registries.proxies
+        probes += [Probe("notify", each.host, partial(reach, "notify", each, proxies)) for each in settings.receivers]
+        events = settings.event_receivers
+        probes += [Probe("events", each.host, partial(reach, "events", each, proxies)) for each in events]
         prefix, origin = settings.redis_prefix, origin_of(settings)
         if settings.redis_url is None:
             directory = settings.state_dir

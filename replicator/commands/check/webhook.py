@@ -29,7 +29,7 @@ from replicator.harbor.policy import (
 )
 from replicator.harbor.registration import registration_problems
 from replicator.networks import split_address
-from replicator.receivers import Format
+from replicator.receivers import EventReceiver, Format
 from replicator.reference import Repository
 from replicator.registry.errors import Denied, ProxyFailed, RegistryError, Unauthorized
 from replicator.registry.proxies import connect
@@ -338,18 +338,19 @@ def _readiness(ready: dict[str, Any]) -> tuple[FindingState, str] | None:
     return None
 
 
-async def reach_receiver(receiver: Receiver, proxies: Proxies) -> list[Finding]:
-    """Connect to a receiver of notifications and close the connection; nothing is sent.
+async def reach_receiver(name: str, receiver: Receiver | EventReceiver, proxies: Proxies) -> list[Finding]:
+    """Connect to a receiver of notifications or CloudEvents and close the connection; nothing is sent.
 
     The findings name its host only: the rest of its URL is a secret.
 
     Args:
+        name: of the findings.
         receiver: the receiver.
         proxies: those of the environment.
     """
 
     def found(state: FindingState, message: str) -> list[Finding]:
-        return [Finding("notify", receiver.host, state, message)]
+        return [Finding(name, receiver.host, state, message)]
 
     url = receiver.url
     tls = ssl.create_default_context() if url.scheme == "https" else None
@@ -366,9 +367,11 @@ async def reach_receiver(receiver: Receiver, proxies: Proxies) -> list[Finding]:
     except OSError:
         return found(FindingState.FAILED, "can't connect: check its name, and that it is reachable from here")
     writer.transport.abort()
+    words = proxies.describe(url)
+    how = f"reachable {words}" if words else "reachable"
+    if isinstance(receiver, EventReceiver):
+        return found(FindingState.OK, how)
     signed = ""
     if receiver.format in _SIGNED:
         signed = ", signed" if receiver.secret is not None else ", not signed"
-    words = proxies.describe(url)
-    how = f"reachable {words}" if words else "reachable"
     return found(FindingState.OK, f"{how}, {receiver.format}{signed}; replicator notify test sends a test message")
