@@ -75,7 +75,8 @@ class EventReceiver:
         self.most = max(self.most, self._present)
         try:
             if (status := self.refuse(event)) is not None:
-                return web.Response(status=status, headers={"Location": "/elsewhere"} if status == 302 else None)
+                more = {302: {"Location": "/elsewhere"}, 429: {"Retry-After": "60"}}
+                return web.Response(status=status, headers=more.get(status))
             self.taken.append(event)
             self.ids.append(headers["webhook-id"])
             self.times.append(time.monotonic())

@@ -40,9 +40,10 @@ WINDOW = 256
 """The oldest events of a receiver, among which those of failing images are overtaken by others."""
 MAX_PAUSE = 300.0
 """Between two attempts at an event, in seconds."""
-_MAX_RECEIVER_PAUSE = 60.0
 _FAILING = 3
-"""Failures in a row after which a receiver counts as down: then one event at a time is tried."""
+"""Images whose events fail in a row, after which a receiver counts as down: then one event at a time is tried."""
+_HASTE_PAUSE = 60.0
+"""Seconds after which a receiver that was down may be tried again with all that it has refused."""
 _REFRESH_SECONDS = 30.0
 _AWAY_SECONDS = 0.5
 
@@ -68,21 +69,22 @@ class Term:
 
     def __init__(self, lease: float = LEASE) -> None:
         self._lease = lease
-        self._renewed = float("-inf")
+        self._renewed = time.monotonic()
+        self._is_lost = True
         self._now = datetime.fromtimestamp(0, UTC)
 
     def renew(self, asked: float, now: datetime) -> None:
         """Note a renewal: when it was asked for (`time.monotonic`), and Redis's time."""
-        self._renewed, self._now = asked, now
+        self._renewed, self._now, self._is_lost = asked, now, False
 
     def lose(self) -> None:
         """Note that another process leads."""
-        self._renewed = float("-inf")
+        self._is_lost = True
 
     @property
     def is_sure(self) -> bool:
         """Whether a request that begins now has ended before another process may lead."""
-        return time.monotonic() - self._renewed < self._lease - SECONDS - 1
+        return not self._is_lost and time.monotonic() - self._renewed < self._lease - SECONDS - 1
 
     def now(self) -> datetime:
         """Return the time by Redis's clock."""
@@ -131,8 +133,8 @@ class Delivery:
         self._removed: set[str] = set()
         self._flights: dict[asyncio.Task[None], OutboxEntry] = {}
         self._waits: dict[str, _BackOff] = {}
-        self._failures = 0
-        self._failed_at = 0.0
+        self._failing: set[str] = set()
+        self._haste_at = 0.0
         self._pause_until = 0.0
 
     def stop(self) -> None:
@@ -153,7 +155,9 @@ class Delivery:
                     reading = self._task(self._read(anew=False))
                 due = self._begin_due()
                 awaited = {stopping, *self._flights, *({reading} if reading is not None else ())}
-                pause = max(0.0, min(due, refresh_at) - time.monotonic())
+                # A read ends within seconds.
+                look_at = due if reading is not None else min(due, refresh_at)
+                pause = None if look_at == float("inf") else max(0.0, look_at - time.monotonic())
                 await asyncio.wait(awaited, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 if reading is not None and reading.done():
                     reading.result()
@@ -190,6 +194,9 @@ class Delivery:
         under_way = {entry.id for entry in self._flights.values()} if anew else self._window.keys()
         known = {id_: entry for id_, entry in self._window.items() if id_ in under_way}
         self._window = known | {entry.id: entry for entry in read if entry.id not in self._removed}
+        if anew:
+            present = {entry.subject for entry in self._window.values()}
+            self._waits = {subject: wait for subject, wait in self._waits.items() if subject in present}
 
     def _begin_due(self) -> float:
         """Begin what is due and has a place; return when to look again (`time.monotonic`)."""
@@ -198,7 +205,7 @@ class Delivery:
             return now + 1.0
         if self._pause_until > now:
             return self._pause_until
-        most = MOST_IN_FLIGHT if self._failures < _FAILING else 1
+        most = MOST_IN_FLIGHT if len(self._failing) < _FAILING else 1
         # The oldest of each subject only, so that the events of an image keep their order.
         seen = {entry.subject for entry in self._flights.values()}
         soonest = float("inf")
@@ -222,7 +229,7 @@ class Delivery:
             self._waits[entry.subject] = _BackOff(0, time.monotonic() + MAX_PAUSE)
             return
         event_id, body = message
-        began, timestamp = time.monotonic(), int(time.time())
+        timestamp = int(time.time())
         headers = {
             "Content-Type": "application/cloudevents+json",
             "webhook-id": event_id,
@@ -233,13 +240,15 @@ class Delivery:
         taken = reply.status is not None and 200 <= reply.status < 300
         self._sent(self._receiver.host, taken, (self._term.now() - entry.at).total_seconds())
         if not taken:
-            self._failed(entry, reply, began)
+            self._failed(entry, reply)
             return
-        if self._failures >= _FAILING:
+        if len(self._failing) >= _FAILING and time.monotonic() >= self._haste_at:
             log.info("events taken again", receiver=self._receiver.host)
             # What failed meanwhile most likely failed for the same reason.
-            self._waits.clear()
-        self._failures = 0
+            self._haste_at = time.monotonic() + _HASTE_PAUSE
+            for wait in self._waits.values():
+                wait.due = 0.0
+        self._failing.clear()
         await self._remove(entry)
 
     def _encode(self, entry: OutboxEntry) -> tuple[str, bytes] | None:
@@ -251,25 +260,19 @@ class Delivery:
             log.exception("event not written", type=entry.type)
             return None
 
-    def _failed(self, entry: OutboxEntry, reply: Reply, began: float) -> None:
-        """Put off an event; after failures in a row, every event of the receiver."""
-        now = time.monotonic()
-        tries = self._waits[entry.subject].failures + 1 if entry.subject in self._waits else 1
+    def _failed(self, entry: OutboxEntry, reply: Reply) -> None:
+        """Put off the events of an image, and all of them as long as the receiver asks for that."""
+        now, host, subject = time.monotonic(), self._receiver.host, entry.subject
+        tries = self._waits[subject].failures + 1 if subject in self._waits else 1
         pause = min(MAX_PAUSE, self._first * 2.0 ** min(tries - 1, 32))
-        self._waits[entry.subject] = _BackOff(tries, now + pause)
-        if began < self._failed_at:
-            # It was under way when another failed: both tell of the same moment.
-            return
-        self._failed_at = now
-        self._failures += 1
-        if self._failures >= _FAILING:
-            pause = min(_MAX_RECEIVER_PAUSE, self._first * 2.0 ** min(self._failures - _FAILING, 32))
-            self._pause_until = now + max(pause, min(reply.retry_after or 0.0, MAX_PAUSE))
-        if self._failures in (1, _FAILING):
-            host = self._receiver.host
-            why = reply.failure or f"it answered {reply.status}"
-            text = ErrorText(f"{host} has not taken an event", why, AGAIN)
-            log.warning("event delayed", receiver=host, type=entry.type, subject=entry.subject, **text.to_json())
+        self._waits[subject] = _BackOff(tries, now + pause)
+        if reply.retry_after is not None:
+            self._pause_until = now + min(reply.retry_after, MAX_PAUSE)
+        is_first = not self._failing
+        self._failing.add(subject)
+        if is_first:
+            text = ErrorText(f"{host} has not taken an event", reply.failure or f"it answered {reply.status}", AGAIN)
+            log.warning("event delayed", receiver=host, type=entry.type, subject=subject, **text.to_json())
 
     async def _remove(self, entry: OutboxEntry, *, given_up: bool = False) -> None:
         """Remove an event from the outbox, before the next one of its image is sent."""
