@@ -66,9 +66,10 @@ end
 allow_writes()
 for i = 4, #ARGV, 2 do
   local ends, types = string.match(redis.call('HGET', OUTBOX, ARGV[i]) or '', '^(%d+) (.*)$')
-  -- Not each time: a write may cost the disk's time.
-  if types ~= ARGV[i + 1] or tonumber(ends) < NOW + OUTBOX_KEPT_MS / 2 or tonumber(ends) > NOW + OUTBOX_KEPT_MS then
-    redis.call('HSET', OUTBOX, ARGV[i], string.format('%.0f ', NOW + OUTBOX_KEPT_MS) .. ARGV[i + 1])
+  local most = NOW + OUTBOX_KEPT_MS
+  -- Once an hour: a write may cost the disk's time. One in the future was made before the clock was set back.
+  if types ~= ARGV[i + 1] or tonumber(ends) < most - 3600000 or tonumber(ends) > most then
+    redis.call('HSET', OUTBOX, ARGV[i], string.format('%.0f ', most) .. ARGV[i + 1])
   end
 end
 if not take(SENDING, ARGV[2], ARGV[3]) then return {0, NOW} end

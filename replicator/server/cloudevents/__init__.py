@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("replicator.cloudevents")
 
 _RENEW = 5.0
+_AWAY_PAUSE = 0.2
 _STOP_SECONDS = 5.0
 _RELEASE_SECONDS = 1.0
 _ERROR_PAUSE = 60.0
@@ -79,6 +80,8 @@ class Sender:
                 pause = self._renew
                 try:
                     await self.step()
+                    # The receivers are to be registered before the first copy ends.
+                    pause = _AWAY_PAUSE if self._unavailable else pause
                 except Exception:
                     # A bug here must not stop the replication.
                     log.exception("events broken")
