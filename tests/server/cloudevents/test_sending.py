@@ -19,14 +19,17 @@ from replicator.server.posting import open_poster
 from replicator.settings import Settings
 from replicator.tasks import cancel_all
 from tests.queue.conftest import command, eventually
+from tests.queue.servers import CuttingProxy
 from tests.queue.test_outbox import Work
 from tests.server.metrics.test_conventions import exposed
 from tests.standins.event_receiver import SECRET
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from replicator.server.metrics import Metrics
+    from tests.queue.servers import RedisServer
     from tests.standins.event_receiver import EventReceiver
 
 
@@ -225,6 +228,33 @@ async def test_a_process_registers_its_receivers_before_anything_else_and_shows_
     assert requests["127.0.0.1:9", "taken"] == 0
     # It has left the leadership to another process.
     assert await command(queue, "EXISTS", f"{queue.prefix}:sending:lease") == 0
+
+
+async def test_an_outage_of_redis_between_a_delivery_and_its_note_loses_nothing(
+    server: RedisServer, short_dir: Path, queue: Queue, receiver: EventReceiver
+) -> None:
+    receiver.gate.clear()
+    async with (
+        CuttingProxy(short_dir / f"{queue.prefix}.sock", server.socket) as proxy,
+        await Queue.connect(proxy.url, prefix=queue.prefix, deadline=0.3) as own,
+        sending(own, receiver.address),
+    ):
+        await Work(queue, image("a")).run("copied")
+        await until(lambda: bool(receiver.taken))
+        proxy.refusing = True
+        proxy.cut()
+        receiver.gate.set()
+        await Work(queue, image("a")).run("copied", digest="sha256:" + "e" * 64)
+        await Work(queue, image("b")).run("copied")
+        await asyncio.sleep(0.4)
+        proxy.refusing = False
+        await until(lambda: len(set(receiver.ids)) == 3)
+
+        async def is_empty() -> bool:
+            return await waiting(queue, receiver.address) == 0
+
+        await eventually(is_empty)
+    assert [e["data"]["digest"][-1] for e in receiver.taken if e["subject"] == image("a")] == ["d", "e"]
 
 
 async def test_a_single_event_that_always_fails_delays_no_other_however_few_there_are(
