@@ -1,4 +1,4 @@
-"""Descriptions of finished jobs for the history."""
+"""Descriptions of finished jobs for the history and for receivers of events."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ def test_the_history_has_what_a_copy_took_and_what_is_there_now() -> None:
 
 def test_an_up_to_date_tag_of_a_backfill_is_not_in_the_history_unless_it_has_a_warning() -> None:
     same = outcome(Result.UP_TO_DATE)
-    assert describe(Lane.BACKFILL, PAYLOAD, same) is None
-    assert describe(Lane.EVENTS, PAYLOAD, same) is not None
+    assert not describe(Lane.BACKFILL, PAYLOAD, same).kept
+    assert describe(Lane.EVENTS, PAYLOAD, same).kept
     warned = outcome(Result.UP_TO_DATE, warnings=("refused",))
-    assert describe(Lane.BACKFILL, PAYLOAD, warned) is not None
+    assert describe(Lane.BACKFILL, PAYLOAD, warned).kept
 
 
 def test_a_copy_that_was_skipped_or_is_gone_has_not_arrived() -> None:
     for result in (Result.SKIPPED, Result.SOURCE_GONE):
         told = describe(Lane.EVENTS, PAYLOAD, outcome(result))
-        assert told is not None
         assert not told.arrived
 
 
@@ -47,5 +46,9 @@ def test_a_job_without_a_payload_is_in_the_history_without_names() -> None:
 def test_the_history_has_what_a_copy_replaced() -> None:
     replacing = Outcome(Result.COPIED, "h.example/a:1", "r.example/a:1", replaced="sha256:old").to_json()
     told = describe(Lane.BACKFILL, PAYLOAD, replacing)
-    assert told is not None
     assert told.replaced == "sha256:old"
+
+
+def test_a_description_has_the_digest_that_the_destination_holds() -> None:
+    copied = Outcome(Result.COPIED, "h.example/a:1", "r.example/a:1", digest="sha256:new").to_json()
+    assert describe(Lane.EVENTS, PAYLOAD, copied).digest == "sha256:new"
