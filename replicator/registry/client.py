@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import ssl
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.http_exceptions import HttpProcessingError
 
 from replicator.registry.addresses import open_socket
 from replicator.registry.blobs import Blobs
-from replicator.registry.connection_errors import ProxyNotVerified
+from replicator.registry.connector import MAX_HEADER, READ_BUFFER, ProxyConnector
 from replicator.registry.errors import NotFound, ServerFailed, UnsupportedManifest, one_line
 from replicator.registry.flow import NEWS_SECONDS
 from replicator.registry.ladder import LoginLadder, LoginPatience
@@ -28,12 +25,8 @@ from replicator.registry.rate import Rates
 from replicator.registry.transport import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable
+    from collections.abc import Callable, Hashable
     from types import TracebackType
-
-    from aiohttp.http import RawResponseMessage
-    from aiohttp.streams import StreamReader
-    from aiohttp.tracing import Trace
 
     from replicator.reference import Repository
     from replicator.registry.credentials import Access
@@ -76,99 +69,6 @@ class RemoteRepository(Manifests, Blobs, Tags, Referrers):
 
 _STEPS_BESIDE_PUSHES = 4
 """Comparisons of a backfill or a reconcile at once while pushes are under way in the same process."""
-_READ_BUFFER = 256 * 1024
-"""Bytes of an answer that aiohttp buffers before it stops reading (at most three times as many): a copy's chunk size.
-
-Twice as many make a copy no faster, and cost 2 MB more for each blob in flight.
-"""
-
-
-MAX_HEADER = 64 * 1024
-"""Bytes of the status line, and of each header of an answer: presigned links and proxies' cookies can be long."""
-
-
-MAX_INTERIM = 100
-"""Interim answers (1xx) before the answer to a request: a registry that works for long may send one now and then."""
-_HEAD_PIECE = 16 * 1024
-
-
-class _Protocol(ResponseHandler):
-    """aiohttp's side of a connection, which takes only so many interim answers: the parser keeps all that it finds."""
-
-    certified: Callable[[str, float], None] | None = None
-    """See `ProxyConnector`."""
-    _interim: int | None = None
-    """Interim answers to the request that is sent; None once it is answered."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        tls = transport.get_extra_info("ssl_object")
-        if self.certified is not None and tls is not None and (certificate := tls.getpeercert()):
-            self.certified(tls.server_hostname or "", ssl.cert_time_to_seconds(certificate["notAfter"]))
-
-    def set_response_params(self, **given: Any) -> None:
-        self._interim = 0
-        super().set_response_params(**given)
-
-    def data_received(self, data: bytes) -> None:
-        # In small pieces up to the answer: what arrives at once may hold ten thousand of the others.
-        while self._interim is not None and len(data) > _HEAD_PIECE and self.exception() is None:
-            super().data_received(data[:_HEAD_PIECE])
-            data = data[_HEAD_PIECE:]
-        if self._interim is None or self.exception() is None:
-            super().data_received(data)
-
-    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
-        if self._interim is not None:
-            self._interim = self._interim + 1 if 100 <= data[0].code < 200 and data[0].code != 101 else None
-        if self._interim is None or self._interim <= MAX_INTERIM:
-            super().feed_data(data, size)
-        elif self.exception() is None:
-            self.set_exception(HttpProcessingError(message=f"more than {MAX_INTERIM} interim answers"))
-            if self.transport is not None:
-                self.transport.abort()
-
-
-class ProxyConnector(aiohttp.TCPConnector):
-    """A connector that verifies an https:// proxy by the system's authorities, independently of the target's settings.
-
-    aiohttp uses the target's setting for both, so ``insecure: true`` would show the proxy's password to anyone. There
-    is no public way to change that; a version of aiohttp without the private one connects to no such proxy. Nor is
-    there one to bound interim answers.
-
-    Args:
-        certified: hears of certificates, see `replicator.registry.limits.RequestObserver`.
-        options: those of aiohttp.
-    """
-
-    def __init__(self, *, certified: Callable[[str, float], None] | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self._factory = functools.partial(self._protocol, certified)
-
-    def _protocol(self, certified: Callable[[str, float], None] | None) -> ResponseHandler:
-        protocol = _Protocol(self._loop)
-        protocol.certified = certified
-        return protocol
-
-    def connect(
-        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> Coroutine[Any, Any, aiohttp.connector.Connection]:
-        """Return what is awaited for a connection for a request.
-
-        Raises:
-            ProxyNotVerified: the proxy is an https:// one, and this aiohttp can't be told to verify it.
-        """
-        hook = "_update_proxy_auth_header_and_build_proxy_req"
-        if req.proxy is not None and req.proxy.scheme == "https" and not hasattr(aiohttp.TCPConnector, hook):
-            raise ProxyNotVerified
-        return super().connect(req, traces, timeout)
-
-    def _update_proxy_auth_header_and_build_proxy_req(self, req: aiohttp.ClientRequest) -> aiohttp.ClientRequest:
-        request = super()._update_proxy_auth_header_and_build_proxy_req(req)
-        request._ssl = True  # noqa: SLF001 - the private hook of the class docstring
-        if request.ssl is not True:
-            raise ProxyNotVerified
-        return request
 
 
 class Registries:
@@ -233,7 +133,7 @@ class Registries:
             requote_redirect_url=False,
             # The bytes that count are those that were hashed: never decompressed ones.
             auto_decompress=False,
-            read_bufsize=_READ_BUFFER,
+            read_bufsize=READ_BUFFER,
             max_line_size=MAX_HEADER,
             max_field_size=MAX_HEADER,
             headers={"User-Agent": self._user_agent},

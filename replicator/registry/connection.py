@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
     from replicator.registry.circuit import Contact
+    from replicator.registry.connector import Answer
     from replicator.registry.credentials import Access
     from replicator.registry.proxies import Proxies
 
@@ -110,11 +111,11 @@ class Answered:
 
     __slots__ = ("_registry", "_response")
 
-    def __init__(self, registry: str, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, registry: str, response: Answer) -> None:
         self._registry = registry
         self._response = response
 
-    def __enter__(self) -> aiohttp.ClientResponse:
+    def __enter__(self) -> Answer:
         return self._response
 
     def __exit__(
@@ -268,7 +269,7 @@ def follow(reply: Reply, target: str, *, registry: str, access: Access) -> URL:
 
 
 async def read_body(
-    response: aiohttp.ClientResponse,
+    response: Answer,
     limit: int,
     on_bytes: Callable[[int], None],
     *,

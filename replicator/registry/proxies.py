@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-    import aiohttp
-
     from replicator.registry.errors import RegistryError
 
 _ACCEPTED = frozenset({"http", "https"})
@@ -243,16 +241,16 @@ class Proxies:
         reason = self._why_not(url) if (self.http if url.scheme == "http" else self.https) else self.note
         return f"directly ({reason})" if reason else ""
 
-    def attribute(self, error: RegistryError, response: aiohttp.ClientResponse) -> RegistryError:
+    def attribute(self, error: RegistryError, method: str, url: URL) -> RegistryError:
         """Return the error for an answer that a proxy may have given itself, in words that name the proxy.
 
         Over plain HTTP a proxy's own answers look like the registry's, but never have a registry's error codes.
         """
-        proxy = self.http if response.url.scheme == "http" else None
-        if proxy is None or self._why_not(response.url) or error.codes or response.method == "HEAD":
+        proxy = self.http if url.scheme == "http" else None
+        if proxy is None or self._why_not(url) or error.codes or method == "HEAD":
             return error
         also = f" (through the proxy {proxy})"
-        return error.recast(ProxyFailed, also) if response.status == 403 else error.again(also)
+        return error.recast(ProxyFailed, also) if error.status == 403 else error.again(also)
 
     def _why_not(self, url: URL) -> str:
         if self.always:

@@ -33,8 +33,7 @@ from replicator.retry import retrying
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    import aiohttp
-
+    from replicator.registry.connector import Answer
     from replicator.registry.credentials import Access
     from replicator.registry.limits import HostLimits, Timing
 
@@ -216,13 +215,13 @@ class Sender(Protocol):
     async def url(self, path: str) -> URL:
         """Return the URL of a path at the registry."""
 
-    async def send(self, request: Request, *, secret: bool = False) -> aiohttp.ClientResponse:
+    async def send(self, request: Request, *, secret: bool = False) -> Answer:
         """Send a request once; no redirects."""
 
-    async def read(self, response: aiohttp.ClientResponse, limit: int, *, within: float | None = None) -> bytes:
+    async def read(self, response: Answer, limit: int, *, within: float | None = None) -> bytes:
         """Read at most ``limit`` bytes of an answer."""
 
-    async def read_failure(self, response: aiohttp.ClientResponse) -> RegistryError:
+    async def read_failure(self, response: Answer) -> RegistryError:
         """Return the error that an answer means."""
 
 
@@ -340,7 +339,8 @@ class TokenEndpoint:
                 if is_page(body):
                     raise foreign_answer(response.status, body)
                 return body
-            error = (self._access.proxies or Proxies()).attribute(await transport.read_failure(response), response)
+            error = await transport.read_failure(response)
+            error = (self._access.proxies or Proxies()).attribute(error, response.method, response.url)
         finally:
             response.release()
         # A text may be the endpoint's own: no specification says how it refuses.

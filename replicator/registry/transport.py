@@ -10,7 +10,7 @@ import ssl
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import aiohttp
 from yarl import URL
@@ -41,6 +41,7 @@ from replicator.registry.connection_errors import (
     from_answer,
     is_page,
 )
+from replicator.registry.connector import ShortRequests
 from replicator.registry.errors import ConnectionFailed, ProtocolViolated, RegistryError, request_context
 from replicator.registry.limits import Abilities
 from replicator.registry.proxies import Proxies
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from replicator.registry.circuit import Circuit, Contact
+    from replicator.registry.connector import Answer
     from replicator.registry.credentials import Access
     from replicator.registry.ladder import LoginLadder
     from replicator.registry.limits import HostLimits, RequestObserver, Timing
@@ -96,8 +98,7 @@ class Transport:
         # Not shared with other logins: the registry may allow another what it refuses to this one.
         self.abilities = Abilities()
         self.authorizer = Authorizer(access, TokenEndpoint(self, access), ladder)
-        self._access = access
-        self._session = session
+        self._access, self._session = access, session
         self._ssl = tls_of(access)
         self._verified = tls_of(replace(access, insecure=False)) if access.insecure else self._ssl
         self._proxies = access.proxies or Proxies()
@@ -105,6 +106,7 @@ class Transport:
         self._guard = AddressGuard(registry)
         self._base = explicit_base(registry, access)
         self._prefix = str(self._base or "")
+        self._short: ShortRequests | None = None
         # All requests wait for one discovery, and get its failure together.
         self._discovery = Shared(self._discover)
 
@@ -191,9 +193,10 @@ class Transport:
             UploadLost: a stream was answered 401 for the first time; the next upload gets a fresh login.
         """
         with self.context(request), Answered(self.registry, await self._answer(request)) as response:
-            yield response
+            # Only an answer within a limit, as in `call`, is a short one.
+            yield cast("aiohttp.ClientResponse", response)
 
-    async def _answer(self, request: Request, *, limited: bool = False) -> aiohttp.ClientResponse:
+    async def _answer(self, request: Request, *, limited: bool = False) -> Answer:
         """Return the final answer for `exchange`, to be released; ``limited`` if its time is limited already."""
         refusals = Refusals(self.authorizer)
         while True:
@@ -212,7 +215,7 @@ class Transport:
             # The repetition goes at once, as a deadline may run; later requests wait for it.
             self.limits.requests.spent(1)
 
-    async def _follow(self, request: Request, authorization: str | None, *, limited: bool) -> aiohttp.ClientResponse:
+    async def _follow(self, request: Request, authorization: str | None, *, limited: bool) -> Answer:
         base = self._base or (await self.url("/")).origin()
         here = request.url
         for _ in range(_MAX_REDIRECTS + 1):
@@ -243,13 +246,13 @@ class Transport:
         """Return the URL that an answer points to, at this registry: see `replicator.registry.connection.follow`."""
         return follow(reply, target, registry=self.registry, access=self._access)
 
-    async def failure(self, response: aiohttp.ClientResponse) -> RegistryError:
+    async def failure(self, response: Answer) -> RegistryError:
         """Return the error that an unwanted answer means; a 429 or 503 that asks for it slows the whole host."""
-        error = self._proxies.attribute(await self.read_failure(response), response)
+        error = self._proxies.attribute(await self.read_failure(response), response.method, response.url)
         elsewhere = response.url.origin() != (await self.url("/")).origin()
         return answered_elsewhere(error, response.url.host) if elsewhere else error
 
-    async def read_failure(self, response: aiohttp.ClientResponse) -> RegistryError:
+    async def read_failure(self, response: Answer) -> RegistryError:
         """Return the error that an answer of any host means; the host is slowed as for `failure`."""
         body = b""
         # A 416 of distribution 2.8 announces a length that it does not send: waiting for its body would end in a
@@ -270,7 +273,7 @@ class Transport:
 
     async def send(
         self, request: Request, hop: _Hop | None = None, *, secret: bool = False, limited: bool = False
-    ) -> aiohttp.ClientResponse:
+    ) -> Answer:
         """Send a request once; no redirects.
 
         Args:
@@ -288,15 +291,10 @@ class Transport:
 
     async def _send(
         self, request: Request, url: URL, headers: dict[str, str], contact: Contact, *, secret: bool, limited: bool
-    ) -> aiohttp.ClientResponse:
+    ) -> Answer:
         """Send one HTTP request, whose answer or silence is the caller's to count."""
-        timing, body, slow, own = (
-            self.timing,
-            request.body,
-            request.body is not None,
-            self._guard.is_own(url, self._base),
-        )
-        proxy = self._proxies.find(url)
+        timing, body, slow = self.timing, request.body, request.body is not None
+        proxy, own = self._proxies.find(url), self._guard.is_own(url, self._base)
         # Before the caller's own limit, which could not tell the silence of the host from a long login, say.
         sock_read = timing.commit * (0.9 if limited else 1) if slow else timing.read
         if contact.probes:
@@ -309,25 +307,29 @@ class Transport:
         for login in (not self._access.is_anonymous and headers.get("Authorization"), proxy and proxy.login):
             if login:  # the token that anyone gets is no secret
                 SENT_LOGINS.sent(login)
-        # Interim answers and dripping headers never meet the limit of a read. A stream has limits of its own.
-        within = None if limited or request.streams else timing.commit
-        if request.once and isinstance(body, bytes):
-            headers["Content-Length"] = str(len(body))
         began, status = time.monotonic(), None
         try:
-            async with limited_to(within), self._guard.towards(url, self._base, self._proxies):
-                sending = self._session.request(
-                    request.method,
-                    url,
-                    headers=headers,
-                    data=request.data(contact, direct=self.is_direct(url)),
-                    allow_redirects=False,
-                    timeout=timeout_of(connect, timing.connect, sock_read),
-                    ssl=threaded_tls(self._verified if secret and not own else self._ssl, url),
-                    proxy=proxy.url if proxy is not None else None,
-                    proxy_headers=proxy.credentials if proxy is not None else None,
-                )
-                response = await (sending if body is None or isinstance(body, bytes) else body.sent_by(sending))
+            timeout = timeout_of(connect, timing.connect, sock_read)
+            if limited and body is None and proxy is None and (short := self._short_to(url)) is not None:
+                response: Answer = await short.send(request.method, url, headers, timeout)
+            else:
+                # Interim answers and dripping headers never meet the limit of a read. A stream has limits of its own.
+                within = None if limited or request.streams else timing.commit
+                if request.once and isinstance(body, bytes):
+                    headers["Content-Length"] = str(len(body))
+                async with limited_to(within), self._guard.towards(url, self._base, self._proxies):
+                    sending = self._session.request(
+                        request.method,
+                        url,
+                        headers=headers,
+                        data=request.data(contact, direct=self.is_direct(url)),
+                        allow_redirects=False,
+                        timeout=timeout,
+                        ssl=threaded_tls(self._verified if secret and not own else self._ssl, url),
+                        proxy=proxy.url if proxy is not None else None,
+                        proxy_headers=proxy.credentials if proxy is not None else None,
+                    )
+                    response = await (sending if body is None or isinstance(body, bytes) else body.sent_by(sending))
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
             led_by, ca_file = None if own else self.registry, self._access.ca_file
             raise connection_error(url, error, proxy=proxy, led_by=led_by, ca_file=ca_file, slow=slow) from error
@@ -345,6 +347,14 @@ class Transport:
         finally:
             self.observer.answered(self.registry, request.method, status, time.monotonic() - began)
 
+    def _short_to(self, url: URL) -> ShortRequests | None:
+        """Return the short way to a URL; None if that is not at the registry's address."""
+        base = self._base
+        if base is None or (url.raw_authority, url.scheme) != (base.raw_authority, base.scheme):
+            return None
+        self._short = self._short or ShortRequests(self._session, base, threaded_tls(self._ssl, base))
+        return self._short
+
     def circuit(self, url: URL) -> Circuit:
         """Return the circuit of the host of a URL: the registry's own, or its token server's or storage's."""
         return self.limits.circuit("" if self._guard.is_own(url, self._base) else url.host or "")
@@ -353,9 +363,7 @@ class Transport:
         """Count ``waited`` seconds without a byte, of the registry or of the host of ``url``, and return the error."""
         return (self.limits.circuit() if url is None else self.circuit(url)).silent(error, waited)
 
-    async def read(
-        self, response: aiohttp.ClientResponse, limit: int, *, within: float | None = None, partial: bool = False
-    ) -> bytes:
+    async def read(self, response: Answer, limit: int, *, within: float | None = None, partial: bool = False) -> bytes:
         """Read at most ``limit`` bytes of an answer; see `replicator.registry.connection.read_body`."""
 
         def count(size: int) -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from replicator import __version__
-from replicator.registry.client import ProxyConnector
 from replicator.registry.connection_errors import proxy_error
+from replicator.registry.connector import ProxyConnector
 from replicator.registry.proxies import Proxies
 from replicator.settings import variables
 

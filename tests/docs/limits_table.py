@@ -171,8 +171,8 @@ LIMITS = {
         ),
         Limit("trust in signatures that were seen", "replication.compare.SETTLED_SECONDS", "s", "looked for again"),
         Limit("pages of referrers", "registry.manifests._MAX_REFERRER_PAGES", "", "left out"),
-        Limit("a header of an answer", "registry.client.MAX_HEADER", "bytes", "the answer is no HTTP"),
-        Limit("interim answers (1xx) before an answer", "registry.client.MAX_INTERIM", "", "the answer is no HTTP"),
+        Limit("a header of an answer", "registry.connector.MAX_HEADER", "bytes", "the answer is no HTTP"),
+        Limit("interim answers (1xx) before an answer", "registry.connector.MAX_INTERIM", "", "the answer is no HTTP"),
         Limit("a page of tags", "registry.manifests._MAX_PAGE_BYTES", "bytes", "the list fails"),
         Limit("pages of tags", "registry.manifests._MAX_TAG_PAGES", "", "the list fails"),
         Limit("tags of a repository", "registry.manifests.MAX_TAGS", "", "the list fails"),
@@ -274,7 +274,7 @@ LIMITS = {
         Limit("attempts of a request", "registry.limits.Timing.attempts", "", "the copy fails, and is tried again"),
     ),
     "Memory": (
-        Limit("read ahead of a transfer, times three", "registry.client._READ_BUFFER", "bytes", "the sender waits"),
+        Limit("read ahead of a transfer, times three", "registry.connector.READ_BUFFER", "bytes", "the sender waits"),
         Limit(
             "states of a blob's hash, to verify bytes that are read twice",
             "registry.blob_checks._MAX_MARKS",

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from replicator.reference import Repository
 from replicator.registry.connection import Request
+from replicator.registry.connector import ShortAnswer, ShortRequests
 from replicator.registry.errors import NotFound, request_context
 from replicator.registry.limits import HostLimits
 from replicator.registry.places import Budget
@@ -20,7 +23,7 @@ from replicator.registry.rate import Rate
 from tests.registry.conftest import client, served
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -87,3 +90,97 @@ async def test_an_answered_head_is_neither_described_nor_copied_and_has_one_limi
         assert await remote.head_manifest("1") is not None
         monkeypatch.undo()
     assert +made == {"request": 1, "limit": 1}
+
+
+@asynccontextmanager
+async def listening(*answers: bytes) -> AsyncIterator[tuple[URL, list[list[bytes]]]]:
+    """Give these answers on each connection and then close it; yields the heads that came on each."""
+    connections: list[list[bytes]] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads: list[bytes] = []
+        connections.append(heads)
+        try:
+            for each in (*answers, b""):
+                heads.append(await reader.readuntil(b"\r\n\r\n"))
+                writer.write(each)
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        yield URL(f"http://{host}:{port}"), connections
+
+
+@asynccontextmanager
+async def short_requests(
+    origin: URL,
+) -> AsyncIterator[tuple[aiohttp.ClientSession, Callable[..., Awaitable[ShortAnswer]]]]:
+    """Yield a session, and what sends a short request on its connections."""
+    async with aiohttp.ClientSession(headers={"User-Agent": "us"}, auto_decompress=False) as session:
+        requests = ShortRequests(session, origin, tls=True)
+
+        async def send(method: str, path: str = "/", **headers: str) -> ShortAnswer:
+            url = URL(f"{origin}{path}", encoded=True)
+            answer = await requests.send(method, url, headers, aiohttp.ClientTimeout(sock_connect=5, sock_read=5))
+            answer.release()
+            return answer
+
+        yield session, send
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+
+
+async def test_a_short_request_goes_over_the_connections_of_the_session_with_its_headers() -> None:
+    async with listening(OK, EARLY + OK, OK) as (origin, connections), short_requests(origin) as (session, send):
+        async with session.get(origin) as answer:
+            assert answer.status == 200
+        assert (await send("HEAD", "/v2/a%2Fb?n=1", Accept="this")).status == 200
+        assert (await send("POST")).headers["Content-Length"] == "0"
+    ((_, head, post),) = connections
+    host = f"Host: {origin.authority}\r\n"
+    assert head.decode() == f"HEAD /v2/a%2Fb?n=1 HTTP/1.1\r\n{host}Accept: this\r\nUser-Agent: us\r\n\r\n"
+    assert post.decode() == f"POST / HTTP/1.1\r\n{host}Accept: */*\r\nUser-Agent: us\r\nContent-Length: 0\r\n\r\n"
+
+
+async def test_a_closed_connection_costs_another_try_but_a_post_is_not_sent_twice() -> None:
+    async with listening(OK) as (origin, connections), short_requests(origin) as (_, send):
+        await send("HEAD")
+        await send("HEAD")
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await send("POST")
+    # The server closed the first connection at the second request, and the other one at the POST.
+    assert [[head.split()[0] for head in heads] for heads in connections] == [[b"HEAD", b"HEAD"], [b"HEAD", b"POST"]]
+
+
+async def test_a_connection_that_never_answers_is_tried_twice() -> None:
+    async with listening() as (origin, connections), short_requests(origin) as (_, send):
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await send("HEAD")
+    assert len(connections) == 2
+
+
+async def test_a_body_that_is_not_read_to_its_end_closes_the_connection() -> None:
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    async with listening(whole[:-1], OK) as (origin, connections), short_requests(origin) as (_, send):
+        await send("GET")
+        await send("GET")
+    assert len(connections) == 2
+
+
+async def test_what_is_no_http_is_the_error_of_a_session() -> None:
+    async with listening(b"SSH-2.0-OpenSSH\r\n\r\n") as (origin, _), short_requests(origin) as (_, send):
+        with pytest.raises(aiohttp.ClientResponseError):
+            await send("GET")
+
+
+@pytest.mark.parametrize(("path", "token"), [("/a\x01b", "t"), ("/", "t\r\nX: y"), ("/", "t\0")])
+async def test_no_header_is_smuggled_into_a_short_request(path: str, token: str) -> None:
+    async with listening(OK) as (origin, connections), short_requests(origin) as (_, send):
+        with pytest.raises(ValueError, match="control character"):
+            await send("GET", path, Authorization=token)
+    assert not connections
