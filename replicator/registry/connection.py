@@ -16,6 +16,7 @@ from yarl import URL
 
 from replicator.networks import trusting
 from replicator.registry.connection_errors import connection_error
+from replicator.registry.connector import SHORT_BODY
 from replicator.registry.errors import ConnectionFailed, NoTls, ProtocolViolated, RegistryError, one_line
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ class Request:
     def streams(self) -> bool:
         """Whether the body is a stream."""
         return self.body is not None and not isinstance(self.body, bytes)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether its body, if it has one, is sent at once."""
+        return self.body is None or (isinstance(self.body, bytes) and len(self.body) <= SHORT_BODY)
 
     def data(self, contact: Contact, *, direct: bool) -> object:
         """Return the body as aiohttp takes it; see `StreamedBody.payload`."""

@@ -1,4 +1,4 @@
-"""Connections as aiohttp opens, keeps and reads them, and a short way to send a request without a body on one.
+"""Connections as aiohttp opens, keeps and reads them, and a short way to send a short request on one.
 
 What differs from aiohttp's own: an https:// proxy is verified by the system's authorities, interim answers are bounded,
 and `ShortRequests` leave out the half of a request's processor time that goes into what no short request needs.
@@ -163,8 +163,12 @@ _FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """Characters that end a header, or that no value of one has (RFC 9110, section 5.5)."""
 
 
+SHORT_BODY = 64 * 1024
+"""Bytes of a body up to which a request is a short one: as much as the system takes at once."""
+
+
 class ShortRequests:
-    """Requests without a body to one origin, on the connections of a session, without its cookies, redirects, traces.
+    """Short requests to one origin, on the connections of a session, without its cookies, redirects and traces.
 
     A session takes twice the processor time for a HEAD, most of it to build what these requests never use. Connections
     are shared with the session's own requests: both name them alike.
@@ -183,34 +187,43 @@ class ShortRequests:
         self._headers = {"Host": origin.host_port_subcomponent or "", "Accept": "*/*", **session.headers}
 
     async def send(
-        self, method: str, url: URL, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout,
+        *,
+        body: bytes | None = None,
+        once: bool = False,
     ) -> ShortAnswer:
         """Send a request, once more if a kept connection turns out to be closed, and return the answer.
 
         Args:
             method: any.
             url: at the origin.
-            headers: beside ``Host`` and those of the session.
+            headers: beside ``Host``, ``Content-Length`` and those of the session.
             timeout: of which ``connect``, ``sock_connect`` and ``sock_read`` count.
+            body: up to `SHORT_BODY` bytes.
+            once: never send it again; so it is with a POST.
 
         Raises:
             aiohttp.ClientError, TimeoutError, ValueError: as of ``ClientSession.request``.
         """
         sent = {**self._headers, **headers}
         if method not in ("GET", "HEAD"):
-            sent["Content-Length"] = "0"
+            sent["Content-Length"] = str(len(body or b""))
         if _FORBIDDEN.search("".join((url.raw_path_qs, *sent.values()))):
             raise ValueError("a control character in the URL or in a header")
         lines = [f"{method} {url.raw_path_qs} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items()), "", ""]
         # What a POST asks for may have been done, although its answer got lost.
-        head, repeated = "\r\n".join(lines).encode(), method == "POST"
+        data, repeated = "\r\n".join(lines).encode() + (body or b""), once or method == "POST"
         while True:
             try:
                 connection = await self._connector.connect(self._opening, [], timeout)
             except TimeoutError as error:
                 raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {url}") from error
             try:
-                message, content = await _exchange(connection, head, timeout.sock_read, has_body=method != "HEAD")
+                message, content = await _exchange(connection, data, timeout.sock_read, has_body=method != "HEAD")
                 return ShortAnswer(method, url, message, content, connection)
             except HttpProcessingError as error:
                 connection.close()
@@ -229,9 +242,9 @@ class ShortRequests:
 
 
 async def _exchange(
-    connection: aiohttp.connector.Connection, head: bytes, read_timeout: float | None, *, has_body: bool
+    connection: aiohttp.connector.Connection, data: bytes, read_timeout: float | None, *, has_body: bool
 ) -> tuple[RawResponseMessage, StreamReader]:
-    """Send the head of a request on a connection, and return that of the answer, with the body that follows."""
+    """Send a request on a connection, and return the head of the answer, with the body that follows."""
     protocol, transport = connection.protocol, connection.transport
     if protocol is None or transport is None or transport.is_closing():
         raise aiohttp.ServerDisconnectedError
@@ -244,7 +257,7 @@ async def _exchange(
         max_line_size=MAX_HEADER,
         max_field_size=MAX_HEADER,
     )
-    transport.write(head)
+    transport.write(data)
     protocol.start_timeout()
     while True:
         message, content = await protocol.read()

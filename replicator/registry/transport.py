@@ -91,10 +91,8 @@ class Transport:
         observer: RequestObserver,
         ladder: LoginLadder,
     ) -> None:
-        self.registry = registry
-        self.limits = limits
-        self.timing = timing
-        self.observer = observer
+        self.registry, self.limits = registry, limits
+        self.timing, self.observer = timing, observer
         # Not shared with other logins: the registry may allow another what it refuses to this one.
         self.abilities = Abilities()
         self.authorizer = Authorizer(access, TokenEndpoint(self, access), ladder)
@@ -310,8 +308,9 @@ class Transport:
         began, status = time.monotonic(), None
         try:
             timeout = timeout_of(connect, timing.connect, sock_read)
-            if limited and body is None and proxy is None and (short := self._short_to(url)) is not None:
-                response: Answer = await short.send(request.method, url, headers, timeout)
+            if limited and proxy is None and (short := self._short_to(request, url)) is not None:
+                content, once = body if isinstance(body, bytes) else None, request.once
+                response: Answer = await short.send(request.method, url, headers, timeout, body=content, once=once)
             else:
                 # Interim answers and dripping headers never meet the limit of a read. A stream has limits of its own.
                 within = None if limited or request.streams else timing.commit
@@ -347,10 +346,10 @@ class Transport:
         finally:
             self.observer.answered(self.registry, request.method, status, time.monotonic() - began)
 
-    def _short_to(self, url: URL) -> ShortRequests | None:
-        """Return the short way to a URL; None if that is not at the registry's address."""
+    def _short_to(self, request: Request, url: URL) -> ShortRequests | None:
+        """Return the short way to a URL; None if that is not at the registry's address, or the request is not short."""
         base = self._base
-        if base is None or (url.raw_authority, url.scheme) != (base.raw_authority, base.scheme):
+        if base is None or (url.raw_authority, url.scheme) != (base.raw_authority, base.scheme) or not request.is_short:
             return None
         self._short = self._short or ShortRequests(self._session, base, threaded_tls(self._ssl, base))
         return self._short

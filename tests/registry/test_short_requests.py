@@ -122,9 +122,11 @@ async def short_requests(
     async with aiohttp.ClientSession(headers={"User-Agent": "us"}, auto_decompress=False) as session:
         requests = ShortRequests(session, origin, tls=True)
 
-        async def send(method: str, path: str = "/", **headers: str) -> ShortAnswer:
-            url = URL(f"{origin}{path}", encoded=True)
-            answer = await requests.send(method, url, headers, aiohttp.ClientTimeout(sock_connect=5, sock_read=5))
+        async def send(
+            method: str, path: str = "/", *, body: bytes | None = None, once: bool = False, **headers: str
+        ) -> ShortAnswer:
+            url, timeout = URL(f"{origin}{path}", encoded=True), aiohttp.ClientTimeout(sock_connect=5, sock_read=5)
+            answer = await requests.send(method, url, headers, timeout, body=body, once=once)
             answer.release()
             return answer
 
@@ -155,6 +157,16 @@ async def test_a_closed_connection_costs_another_try_but_a_post_is_not_sent_twic
             await send("POST")
     # The server closed the first connection at the second request, and the other one at the POST.
     assert [[head.split()[0] for head in heads] for heads in connections] == [[b"HEAD", b"HEAD"], [b"HEAD", b"POST"]]
+
+
+async def test_a_short_body_goes_with_its_head_and_not_twice_if_once_is_asked_for() -> None:
+    async with listening(OK) as (origin, connections), short_requests(origin) as (_, send):
+        await send("PUT", body=b"HEAD / HTTP/1.1\r\n\r\n", **{"Content-Type": "a/b"})
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await send("PUT", body=b"{}", once=True)
+    ((put, body),) = connections
+    assert b"\r\nContent-Type: a/b\r\nContent-Length: 19\r\n\r\n" in put
+    assert body == b"HEAD / HTTP/1.1\r\n\r\n"
 
 
 async def test_a_connection_that_never_answers_is_tried_twice() -> None:
