@@ -157,8 +157,8 @@ class Registries:
 
     def source(self, repository: Repository) -> RemoteRepository:
         """Return a repository to read from."""
-        agent = self._access(repository).manifest_agent
-        return RemoteRepository(repository, self.transport(repository), "pull", agent)
+        access = self._access(repository)
+        return RemoteRepository(repository, self._transport(repository.registry, access), "pull", access.manifest_agent)
 
     def destination(self, repository: Repository) -> RemoteRepository:
         """Return a repository to write to."""
@@ -281,17 +281,20 @@ class Registries:
             repository: the repository.
             anonymous: without that login, for requests that are sent once.
         """
-        assert self._session is not None, "used outside of its context"  # noqa: S101 - a programming error
         access = self._access(repository)
         access = access.for_anyone() if anonymous else access
-        key = (repository.registry, access, anonymous)
-        if key not in self._transports:
-            limits = self._limits_of(repository.registry)
+        return self._transport(repository.registry, access, anonymous=anonymous)
+
+    def _transport(self, registry: str, access: Access, *, anonymous: bool = False) -> Transport:
+        assert self._session is not None, "used outside of its context"  # noqa: S101 - a programming error
+        key = (registry, access, anonymous)
+        if (transport := self._transports.get(key)) is None:
+            limits = self._limits_of(registry)
             access = replace(access, proxies=access.proxies or self.proxies)
-            ladder = self._ladder(repository.registry, access)
+            ladder = self._ladder(registry, access)
             timing = replace(self._timing, attempts=1) if anonymous else self._timing
-            registry, observer = repository.registry, self._observer
+            observer = self._observer
             transport = Transport(registry, access, self._session, limits, timing, observer, ladder)
             transport.authorizer.on_service = functools.partial(observer.challenged, registry)
             self._transports[key] = transport
-        return self._transports[key]
+        return transport
