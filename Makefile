@@ -8,8 +8,10 @@ PYTEST_ARGS ?=
 WORKERS ?= $(shell expr 3 '*' $$(nproc))
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
+IMAGE_ARGS ?=
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' replicator/__init__.py)
 
-.PHONY: all help install servers system tools test matrix lint format docs demo bench bench-check image-check fuzz lock audit \
+.PHONY: all help install servers system tools test matrix lint format docs demo bench bench-check image image-check fuzz lock audit \
   sbom licenses clean
 all: lint test
 
@@ -73,6 +75,9 @@ bench: install servers ## Compare with other programs on local registries; BENCH
 bench-check: install system tools ## Run the tests of scale, which take minutes, and those of the benchmarks
 	$(BIN)/pytest --numprocesses=auto --dist=worksteal -m scale tests
 	$(BIN)/pytest --numprocesses=auto --dist=worksteal benchmarks
+
+image: ## Build the container image; IMAGE_ARGS='--build-arg PIP_INDEX_URL=https://YOUR-MIRROR/simple' takes its packages from a mirror
+	docker build --tag replicator:$(VERSION) --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" $(IMAGE_ARGS) .
 
 image-check: install ## Run the build steps of the container image, and the program that they make; with buildah, the image too
 	$(BIN)/pytest tests/deploy/image_build.py tests/deploy/test_image.py

@@ -106,7 +106,7 @@ def test_a_wrong_command_line_would_be_found(script: str, calls: list[list[str]]
 
 
 def test_every_kind_of_example_is_looked_at() -> None:
-    known = {"sh", "crontab", "yaml", "json", "text", "groovy", "python"}
+    known = {"sh", "crontab", "yaml", "json", "text", "groovy", "python", "mermaid"}
     assert {"groovy", "yaml"} <= {block.language for block in SCRIPTS}, "pipelines"
     assert {block.language for block in OURS} <= known
     assert len(RULES) >= 2

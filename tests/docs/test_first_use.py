@@ -1,7 +1,8 @@
 """The README, followed word by word by a new user, keeps its promises.
 
-Its part "Use" is done from its own text, in its order: each file is written, each command is run by a shell. Only hosts
-with their ports and passwords are others. What is neither a file nor a command that was run fails the test.
+The steps of its quick start are done from its own text, in its order: each file is written, each command is run by a
+shell, and prints the lines that follow it. Only hosts with their ports and passwords are others. What is neither a file
+nor a command that was run nor its output fails the test.
 
 To install takes packages that are not on every machine, so those commands are compared with the Makefile's instead.
 """
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
 
 README = ROOT / "README.md"
-INSTALL, USE = part_of(README, "Install"), part_of(README, "Use")
+INSTALL = part_of(README, "1. Install")
+USE = range(INSTALL.stop, part_of(README, "5. Copy existing images").stop)
 WEBHOOK = "http://replicator.example.com:8080"
 SERVE = "replicator serve --config rules.yaml"
 
@@ -80,15 +82,24 @@ class Walk:
 
     async def until(self, end: str | None) -> dict[str, str]:
         """Do what comes before a command that begins like this, or all; return what each command said."""
-        said = {}
+        said: dict[str, str] = {}
         while self.left and not (end and self.left[0][1].startswith(end)):
             language, text = self.next()
             if language == "yaml":
                 (self.directory / "rules.yaml").write_text(text)
+            elif language == "text":
+                self.compare(text, said[self.done[-1]])
             else:
-                assert language == "sh", f"a block that is no command and no rules file: {text}"
+                assert language == "sh", f"a block that is no command, no output and no rules file: {text}"
                 said[self.done[-1]] = await self.run(text)
         return said
+
+    def compare(self, shown: str, said: str) -> None:
+        """Check that a command printed these lines, in this order; there columns may be wider, and … is anything."""
+        printed = iter(" ".join(line.split()) for line in said.splitlines())
+        for line in shown.splitlines():
+            wanted = ".*".join(map(re.escape, " ".join(line.split()).split("…")))
+            assert any(re.fullmatch(wanted, each) for each in printed), f"not printed so: {line}\n{said}"
 
     async def run(self, command: str) -> str:
         """Run a command line to its end, with the administrator's password for whoever asks."""
@@ -208,7 +219,9 @@ async def test_the_readme_from_init_to_the_first_push_and_the_backfill(walk: Wal
 
     assert await walk.until("replicator init") == {}
     _, command = walk.next()
-    assert "fill in the passwords" in await walk.run(command)
+    said = await walk.run(command)
+    _, shown = walk.next()
+    walk.compare(shown, said)
     passwords = walk.directory / ".env"
     text = passwords.read_text()
     for name, (_, password) in {"HARBOR_PASSWORD": HARBOR_ROBOT, "ACR_PASSWORD": ACR_USER}.items():
@@ -259,9 +272,15 @@ def test_commands_that_are_run_stand_in_blocks(part: range) -> None:
 def test_to_install_is_what_developers_do() -> None:
     commands = [text for language, text in steps(in_part(INSTALL)) if language == "sh"]
     makefile = (ROOT / "Makefile").read_text()
+    assert "\nimage: " in makefile
     (installs,) = re.findall(r"^\t\$\(BIN\)/(pip install .*constraints.*)$", makefile, re.MULTILINE)
     plain = re.sub(r" --quiet| --editable", "", installs)
     plain = re.sub(r"'\.\[.*\]'", ".", plain)
-    assert commands == ["python3 -m venv /opt/replicator", f"/opt/replicator/bin/{plain}"]
+    assert commands[0] == "make image"
+    assert f"replicator:{__version__}" in commands[1]
+    assert commands[3:] == [
+        "sudo python3 -m venv /opt/replicator",
+        f"sudo /opt/replicator/bin/{plain}",
+        "sudo ln -s /opt/replicator/bin/replicator /usr/local/bin/replicator",
+    ]
     assert (ROOT / "constraints.txt").is_file()
-    assert f"docker build --tag replicator:{__version__} ." in code_spans(README, INSTALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_links_between_pages_resolve(page: Path) -> None:
     for link in links(page):
         if link.startswith("https://"):
             continue
-        file, _, anchor = link.partition("#")
+        file, _, anchor = unquote(link).partition("#")
         target = (page.parent / file).resolve() if file else page
         assert target.exists(), link
         if anchor:
