@@ -1,7 +1,12 @@
-# Two stages: what installs stays behind, what runs is copied. Build it with:
-#   docker build --tag replicator:0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" .
-# A minor version's tag: its rebuilds bring the security updates. glibc, as the embedded queue's server needs it.
-FROM python:3.11-slim-bookworm AS build
+# Two stages: what installs stays behind, what runs is copied. Build it with `make image`, or for two architectures with:
+#   docker buildx build --platform linux/amd64,linux/arm64 --tag REGISTRY/replicator:0.1.0 --push .
+# Another base (with Python and glibc, which the embedded queue's server needs) or a mirror of the package index:
+#   make image IMAGE_ARGS='--build-arg BASE_IMAGE=... --build-arg PIP_INDEX_URL=https://YOUR-MIRROR/simple'
+# A minor version's tag: its rebuilds bring the security updates.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+FROM ${BASE_IMAGE} AS build
+# pip reads it; every package is checked by its hash, so a mirror needs no trust.
+ARG PIP_INDEX_URL
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 # By hashes: what an index has under the same name and version is not enough.
@@ -17,7 +22,7 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels .
     && python -m venv --without-pip /opt/replicator \
     && /opt/build/bin/pip --python /opt/replicator/bin/python install --no-index --no-deps wheels/*.whl
 
-FROM python:3.11-slim-bookworm
+FROM ${BASE_IMAGE}
 # A fixed id, so that files and volumes of the host can be given to it by number.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/replicator replicator \
     && install --directory --owner=replicator --group=replicator --mode=0700 /var/lib/replicator
