@@ -15,7 +15,7 @@ from yarl import URL
 from replicator import __version__
 from replicator.errors import ConfigError, ErrorText, Problem
 from replicator.reference import Reference
-from replicator.registry.client import ProxyConnector
+from replicator.registry.connector import ProxyConnector
 from replicator.registry.proxies import Proxies
 from replicator.retry import parse_retry_after
 from replicator.server.api.models import Image
