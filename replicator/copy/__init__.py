@@ -6,7 +6,7 @@ from replicator import lazy_exports
 
 if TYPE_CHECKING:
     from replicator.copy.compare import Comparison
-    from replicator.copy.context import AttestationsFound, Outcome, Progress, Result, SourceNotFound
+    from replicator.copy.context import AttestationsFound, Outcome, Result, SourceNotFound
     from replicator.copy.engine import Copier
     from replicator.copy.ledger import BlobLock, BlobLocks, SelectionStore
     from replicator.copy.options import Accessories, selection_key
@@ -19,7 +19,6 @@ __all__ = [
     "Comparison",
     "Copier",
     "Outcome",
-    "Progress",
     "Result",
     "SelectionStore",
     "SourceNotFound",
@@ -37,7 +36,6 @@ __getattr__ = lazy_exports(
         "BlobLocks": "ledger",
         "AttestationsFound": "context",
         "Outcome": "context",
-        "Progress": "context",
         "held_warning": "context",
         "Result": "context",
         "SourceNotFound": "context",

@@ -83,7 +83,6 @@ class BlobCopier:
         # The largest first: the others fit in beside it.
         ordered = sorted(blobs, key=lambda blob: -blob.size)
         upload.mounts.plan(ordered)
-        context.progress.planned += sum(blob.size for blob in ordered)
         await gather_tolerant(self._ensure(blob, upload) for blob in ordered)
 
     async def _ensure(self, blob: Descriptor, upload: _ImageUpload) -> None:
@@ -92,7 +91,7 @@ class BlobCopier:
             if upload.distrust:
                 await upload.copy(blob)
             elif self.ledger.has(upload.registry, upload.name, blob.digest):
-                upload.is_present(blob)
+                upload.tally.blobs_present += 1
             elif blob.size <= SMALL:
                 await upload.copy(blob)
             else:
@@ -158,18 +157,12 @@ class _ImageUpload:
         self.registry, self.name = context.target.repository.registry, context.target.repository.name
         self.distrust = distrust
         self.tally = context.tally
-        self._probe = probe
+        self._probe, self._found = probe, set[str]()
         self._context = context
         self._source, self._target = context.origin, context.target
         self._ledger, self._locks, self._streams = copier.ledger, copier.locks, context.target.limits.streams
         self._small = copier.small[self._source.repository.registry, self.registry]
         self.mounts = ImageMounts(context, copier.ledger, copier.locks, copier.survey, distrust=distrust)
-
-    def is_present(self, blob: Descriptor, *, mounted: bool = False) -> None:
-        """Note a blob that need not be sent."""
-        self.tally.blobs_mounted += mounted
-        self.tally.blobs_present += not mounted
-        self._context.progress.planned -= blob.size
 
     async def copy_locked(self, blob: Descriptor) -> None:
         """Copy a blob under the lock that all processes share, unless another process has just copied it."""
@@ -179,7 +172,7 @@ class _ImageUpload:
         async with locked as lock:
             if lock.present:
                 self._ledger.add(self.registry, self.name, blob.digest)
-                self.is_present(blob)
+                self.tally.blobs_present += 1
                 return
             for name in reversed(lock.mount_sources):
                 self._ledger.add(self.registry, name, blob.digest, confirmed=False)
@@ -239,8 +232,14 @@ class _ImageUpload:
         """Open an upload and send a blob, unless it is found; ``reading`` has the bytes of a small one."""
         location, found_in = await self.mounts.open_upload(blob)
         if location is None:
-            self.is_present(blob, mounted=found_in != self.name)
+            if found_in == self.name:
+                self.tally.blobs_present += 1
+            else:
+                self.tally.blobs_mounted += 1
             return
+        if blob.digest not in self._found:
+            self._found.add(blob.digest)
+            self._context.on_bytes(0, blob.size)
         try:
             content = await self._content(blob, reading) if blob.size <= SMALL else None
             if content is None:
@@ -282,7 +281,7 @@ class _ImageUpload:
         return content if len(content) == blob.size else None
 
     async def _send_content(self, blob: Descriptor, location: URL, content: bytes) -> None:
-        self._context.progress(len(content))
+        self._context.on_bytes(len(content))
         with body(self._source.limits, self._target.limits, blob.size) as flow:
             with waiting():
                 await flow.whole_turn(blob.size)
@@ -304,7 +303,7 @@ class _ImageUpload:
 
     async def _send(self, blob: Descriptor, location: URL, flow: Flow) -> None:
         try:
-            stream = await self._source.open_blob(blob, self._context.progress)
+            stream = await self._source.open_blob(blob, self._context.on_bytes)
         except NotFound as error:
             _explained(error, blob)
             raise

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from replicator.copy.ledger import RefusedKinds
 from replicator.copy.options import VERBATIM, Attestations
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.registry.errors import NotFound
+from replicator.registry.errors import NotFound, Refused, refuses_kind
 from replicator.registry.kinds import deciding_type, is_image
 from replicator.registry.manifest import embedded, platform_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from replicator.copy.options import CopyOptions, Namespace
+    from replicator.copy.options import CopyOptions, Namespace, OnProgress
     from replicator.reference import Platform, Reference, Repository
     from replicator.registry import Descriptor, Manifest, Registries, RegistryError, RemoteRepository
 
@@ -205,6 +203,9 @@ class AttestationsFound(ReplicatorError):
         )
 
 
+_SIGNATURE_KIND = re.compile(r"signature|sigstore|cosign|\bsig\b|notary|in-toto|dsse|attestation|provenance")
+_OTHER_KIND = re.compile(r"sbom|spdx|cyclonedx")
+_REFUSALS_OF_KINDS = frozenset({400, 415, 422})
 _MAX_READS = 8
 """Concurrent manifest reads, each up to 4 MiB."""
 _CACHE_BYTES = 1024 * 1024
@@ -219,25 +220,6 @@ def place_of(repository: Repository) -> Namespace:
     return repository.registry, namespace if slash else ""
 
 
-class Progress:
-    """How far a copy is: the bytes of blobs that were read, and those to read in all, as far as is known by now.
-
-    A blob that the destination turns out to have is taken off again. After a fault, bytes are read a second time.
-
-    Args:
-        changed: called with both numbers after each chunk; it must be cheap.
-    """
-
-    def __init__(self, changed: Callable[[int, int], None] = lambda *_: None) -> None:
-        self.read = self.planned = 0
-        self._changed = changed
-
-    def __call__(self, size: int) -> None:
-        """Note bytes that were read."""
-        self.read += size
-        self._changed(self.read, self.planned)
-
-
 @dataclass(frozen=True, slots=True)
 class CopyContext:
     """What every step of one copy needs.
@@ -249,7 +231,7 @@ class CopyContext:
         target: the repository of ``destination``.
         options: what is copied of the image.
         reader: reads manifests from ``origin``, each once.
-        progress: called with the number of blob bytes of every chunk that is read.
+        on_bytes: hears of every chunk of a blob that is read, and of every blob that will be sent.
         tally: counts for the outcome.
         started: when the copy started, by `time.monotonic`.
         kinds: the kinds of manifests that destinations refuse and take.
@@ -264,7 +246,7 @@ class CopyContext:
     target: RemoteRepository
     options: CopyOptions
     reader: SourceReader
-    progress: Progress
+    on_bytes: OnProgress
     tally: Tally = field(default_factory=Tally)
     started: float = field(default_factory=time.monotonic)
     kinds: RefusedKinds = field(default_factory=RefusedKinds)
@@ -279,7 +261,7 @@ class CopyContext:
         source: Reference,
         destination: Reference,
         options: CopyOptions = VERBATIM,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
         kinds: RefusedKinds | None = None,
         *,
         force: bool = False,
@@ -288,9 +270,7 @@ class CopyContext:
         origin = registries.source(source.repository)
         target = registries.destination(destination.repository)
         reader, kinds = SourceReader(origin), kinds or RefusedKinds()
-        return cls(
-            source, destination, origin, target, options, reader, progress or Progress(), kinds=kinds, force=force
-        )
+        return cls(source, destination, origin, target, options, reader, progress or _ignore, kinds=kinds, force=force)
 
     @property
     def place(self) -> Namespace:
@@ -398,3 +378,20 @@ class SourceReader:
 def refusal_note(registry: str, kind: str) -> str:
     """Say why something is skipped whose kind is remembered to be refused."""
     return f"{registry} has refused the kind {kind!r} within the last week"
+
+
+def is_signature_kind(kind: str) -> bool:
+    """Tell whether an ``artifactType`` is that of signatures or attestations, not of SBOMs or anything else."""
+    kind = kind.lower()
+    return _SIGNATURE_KIND.search(kind) is not None and _OTHER_KIND.search(kind) is None
+
+
+def is_of_kind(error: RegistryError) -> bool:
+    """Tell whether the refusal of a signature's manifest is about its kind, not about a quota or a permission."""
+    if not error.request.startswith("PUT") or "/manifests/" not in error.request:
+        return False
+    return refuses_kind(error) or (isinstance(error, Refused) and error.status in _REFUSALS_OF_KINDS)
+
+
+def _ignore(_: int, __: int = 0, /) -> None:
+    return

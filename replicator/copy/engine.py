@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from replicator.copy.blobs import BlobCopier
 from replicator.copy.compare import Comparison, compare, compare_listed, compare_read, read_root, signatures_held
-from replicator.copy.context import CopyContext, Outcome, Progress, Result
+from replicator.copy.context import CopyContext, Outcome, Result
 from replicator.copy.ledger import LARGE, SMALL, Ledger, NoBlobLocks, RefusedKinds, TagLocks
 from replicator.copy.options import EVERYTHING, VERBATIM, Overwrite, selection_key
 from replicator.copy.push import KindRefused, Pusher
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Iterable
 
     from replicator.copy.ledger import Allowance, BlobLocks, SelectionStore
-    from replicator.copy.options import Accessories, CopyOptions
+    from replicator.copy.options import Accessories, CopyOptions, OnProgress
     from replicator.copy.survey import Neighbours
     from replicator.reference import Reference, Repository
     from replicator.registry import Descriptor, Manifest, Registries
@@ -174,7 +174,7 @@ class Copier:
         writing: Callable[[str, str | None], None] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
         answered: Callable[[], None] | None = None,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
     ) -> Outcome:
         """Make the destination's tag name the source's image, or what the options select of it.
 
@@ -203,7 +203,7 @@ class Copier:
             confirm: awaited right before each attempt to write the tag, which then takes at most `Timing.tag`
                 seconds. An exception from it ends the copy, and nothing more is written.
             answered: called when such an attempt is over; not if no answer came, as it may be carried out late then.
-            progress: told how far the copy is.
+            progress: hears of every chunk of a blob that is read, and of every blob that will be sent.
 
         Returns:
             The outcome: copied, up to date, or skipped.
@@ -363,7 +363,7 @@ class Copier:
         options: CopyOptions = EVERYTHING,
         announced: str | None = None,
         force: bool = False,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
     ) -> Outcome:
         """Copy a signature, an attestation or another referrer of an image, if the destination has the image.
 
@@ -373,7 +373,7 @@ class Copier:
             options: whether only signatures and attestations are copied, as far as the destination takes them.
             announced: the digest that a list has shown of the source's tag.
             force: remembered refusals of the destination do not count.
-            progress: told how far the copy is.
+            progress: hears of every chunk of a blob that is read, and of every blob that will be sent.
 
         Returns:
             The outcome; skipped, with the reason, when the image is missing or the registry refuses the referrer.

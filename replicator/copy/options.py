@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from replicator.reference import Platform, is_digest, is_signature_tag
 from replicator.registry.kinds import IMAGE, LAYER_KINDS
@@ -73,6 +73,13 @@ class Public(StrEnum):
     """It is copied without a warning."""
     REFUSE = "refuse"
     """It is not copied, as far as that is known before the copy."""
+
+
+class OnProgress(Protocol):
+    """Hears how far a copy is. It returns at once and raises nothing."""
+
+    def __call__(self, read: int, found: int = 0, /) -> None:
+        """Note blob bytes that were read, and the size of blobs that were found missing and will be sent."""
 
 
 OnRefusal = Literal["skip", "fail"]

@@ -17,12 +17,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from replicator.copy.compare import SIGNATURE_SUFFIX, find_signable, read_fallback, read_root, signatures_held
-from replicator.copy.context import Result, SourceNotFound, refusal_note
+from replicator.copy.context import Result, SourceNotFound, is_of_kind, is_signature_kind, refusal_note
 from replicator.copy.push import KindRefused, Pusher
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.reference import parse_signature_tag
-from replicator.registry.errors import Denied, ManifestIncomplete, NotFound, Refused, UnsupportedManifest, is_of_kind
-from replicator.registry.kinds import deciding_type, is_signature_kind, kind_of
+from replicator.registry.errors import Denied, ManifestIncomplete, NotFound, Refused, UnsupportedManifest
+from replicator.registry.kinds import deciding_type, kind_of
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, descriptor_row, digest_of, parse_manifest
 from replicator.registry.manifests import fallback_tag
 from replicator.tasks import gather_all

@@ -152,7 +152,8 @@ class RunningRecord:
         due: score that the job had in its queue (ms since 1970): its place when it is handed back.
         failures: failed attempts in a row before this one.
         bytes: progress that the handler reported.
-        total: how many bytes there are, as far as the handler knows by now; 0 if it does not.
+        size: how many bytes there will be, as far as the handler knows; 0 if it does not.
+        seconds_left: until the last of them, at the mean rate so far by the worker's clock; None if that is unknown.
         lapses: how many workers died in a row while they ran this job.
         pushed: time of the oldest push that this attempt serves.
         waits_since: when the key fell silent that it needs (`replicator.errors.Wait`).
@@ -170,7 +171,8 @@ class RunningRecord:
     pushed: Moment | None = None
     waits_since: Moment | None = None
     asked: int | float | None = None
-    total: int = 0
+    size: int = 0
+    seconds_left: int | None = None
 
     def lag(self, seconds: float) -> float | None:
         """Return how long the oldest push has waited when this attempt is ``seconds`` old; None if that is unknown.
@@ -185,9 +187,9 @@ class RunningRecord:
 def encode_running(record: RunningRecord) -> bytes:
     """Give the JSON of a running record, as the scripts read it."""
     # They take a missing time for unknown, but can't compare with a null: the job could never be taken over.
-    optional = ("pushed", "waits_since", "asked")
-    empty = [name for name in optional if getattr(record, name) is None]
-    return encode(record, without=[*empty, *([] if record.total else ["total"])])
+    optional = ("pushed", "waits_since", "asked", "seconds_left")
+    unknown = [name for name in optional if getattr(record, name) is None]
+    return encode(record, without=unknown if record.size else [*unknown, "size"])
 
 
 _LOGIN = "login:"
@@ -268,7 +270,8 @@ class RunningJob:
         since: when this attempt began (UTC).
         tries: number of this attempt, from 1.
         bytes_done: progress that the handler reported a second or so ago.
-        bytes_total: how many bytes there are, as far as is known by now; 0 if nothing is.
+        size: see `RunningRecord`.
+        seconds_left: likewise.
     """
 
     id: str
@@ -277,27 +280,23 @@ class RunningJob:
     since: datetime
     tries: int
     bytes_done: int
-    bytes_total: int = 0
+    size: int = 0
+    seconds_left: int | None = None
 
     @property
     def share(self) -> float | None:
         """How much of it is done, from 0 to 1; None where that is unknown."""
-        return progress_of(self.bytes_done, self.bytes_total)
+        return share_of(self.bytes_done, self.size)
 
-    def seconds_left(self, now: datetime) -> float | None:
-        """Return how long the rest takes at the speed so far; None where that is unknown."""
-        return time_left(self.bytes_done, self.bytes_total, (now - self.since).total_seconds())
-
-    def to_json(self, now: datetime) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Give it as JSON values; what is unknown is left out."""
-        left = self.seconds_left(now)
         return {
             "destination": self.id,
             "lane": str(self.lane),
             "since": iso(self.since),
             "bytes": self.bytes_done,
-            **({"total": self.bytes_total} if self.bytes_total else {}),
-            **({"seconds_left": round(left, 1)} if left is not None else {}),
+            **({"size": self.size} if self.size else {}),
+            **({"seconds_left": self.seconds_left} if self.seconds_left is not None else {}),
             "tries": self.tries,
             "worker": self.worker,
         }
@@ -310,22 +309,13 @@ class RunningJob:
             ValueError: it is none.
         """
         record = decode(RunningRecord, data)
-        return cls(job_id, record.lane, record.worker, record.since, record.failures + 1, record.bytes, record.total)
+        done, size, left = record.bytes, record.size, record.seconds_left
+        return cls(job_id, record.lane, record.worker, record.since, record.failures + 1, done, size, left)
 
 
-def progress_of(done: int, total: int) -> float | None:
-    """Return how much of ``total`` bytes is done, from 0 to 1: after a fault some are read twice. None if it is 0."""
-    return min(done / total, 1.0) if total > 0 else None
-
-
-def time_left(done: int, total: int, seconds: float) -> float | None:
-    """Return for how many seconds the rest takes as many bytes a second as the first ``seconds`` did; None if unknown.
-
-    At the end it is 0, although the manifests are still to be written.
-    """
-    if total <= 0 or done <= 0 or seconds <= 0:
-        return None
-    return max(0.0, total - done) * seconds / done
+def share_of(done: int, size: int) -> float | None:
+    """Return how much of ``size`` bytes is done, from 0 to 1: after a fault some are read twice. None if it is 0."""
+    return min(done / size, 1.0) if size > 0 else None
 
 
 @dataclass(frozen=True, slots=True)

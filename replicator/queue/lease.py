@@ -42,8 +42,8 @@ class Lease:
     Attributes:
         record: what Redis holds of the running job.
         renewed: when it was last known to be ours, by the event loop's clock.
-        bytes_done: the handler's progress.
-        bytes_total: how many bytes there are, as far as the handler knows; 0 if it does not.
+        bytes_done: the handler's progress, and ``size`` how many bytes there will be, as far as it knows.
+        moved_since: when it reported the first bytes, by `time.monotonic`; None before.
         lost: another worker has it now.
         unanswered: writes behind the fence to which no answer has come.
         ends: how a person has the attempt end early: ``pause`` hands its job back, ``cancel`` forgets it; else empty.
@@ -56,13 +56,27 @@ class Lease:
     record: RunningRecord
     renewed: float
     bytes_done: int = 0
-    bytes_total: int = 0
+    size: int = 0
+    moved_since: float | None = None
     lost: bool = False
     unanswered: int = 0
     ends: str = ""
     owned: str = ""
     observed: Observed | None = None
     task: asyncio.Task[Any] | None = field(default=None, repr=False)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether Redis does not have the present progress."""
+        return (self.bytes_done, self.size) != (self.record.bytes, self.record.size)
+
+    def current(self) -> RunningRecord:
+        """Return the record with the present progress."""
+        left = None
+        if self.moved_since is not None and self.size:
+            pace = (time.monotonic() - self.moved_since) / self.bytes_done
+            left = round(max(0, self.size - self.bytes_done) * pace)
+        return replace(self.record, bytes=self.bytes_done, size=self.size, seconds_left=left)
 
     def lose(self) -> None:
         """Mark it lost and stop the handler."""
@@ -144,7 +158,7 @@ class LeaseKeeper:
             due = [
                 lease
                 for lease in self._held.values()
-                if hurry or now - lease.renewed >= self.seconds / 3 or lease.bytes_done != lease.record.bytes
+                if hurry or now - lease.renewed >= self.seconds / 3 or lease.has_news
             ]
             if due:
                 try:
@@ -187,8 +201,8 @@ class LeaseKeeper:
         arguments: list[str | bytes] = []
         for lease in leases:
             record = b""
-            if lease.bytes_done != lease.record.bytes:
-                lease.record = replace(lease.record, bytes=lease.bytes_done, total=lease.bytes_total)
+            if lease.has_news:
+                lease.record = lease.current()
                 record = encode_running(lease.record)
             arguments += [lease.id, lease.record.token, record]
         reply = await self._queue.run_script(script, int(self.seconds * 1000), *arguments, *more)
@@ -357,14 +371,15 @@ class Running:
         """Note that the write after the last `confirm` is over, well or not: it will not be carried out later."""
         self._lease.unanswered -= 1
 
-    def progress(self, bytes_done: int, bytes_total: int = 0) -> None:
-        """Report how many bytes are done, and how many there are; others see it about a second later.
+    def progress(self, bytes_done: int, size: int = 0) -> None:
+        """Report how many bytes are done, and how many there will be (0 if that is not known); call it at every chunk.
 
-        Cheap: call it at every chunk. A total of 0 is an unknown one.
-
-        It shows that the job does not stand still, even if the number stays the same.
+        Others see it about a second later. It shows that the job does not stand still, even if no number changes.
         """
-        self._lease.bytes_done, self._lease.bytes_total = bytes_done, bytes_total
+        lease = self._lease
+        lease.bytes_done, lease.size = bytes_done, size
+        if lease.moved_since is None and bytes_done:
+            lease.moved_since = time.monotonic()
         alive()
 
     @property

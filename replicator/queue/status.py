@@ -294,7 +294,7 @@ class Status:
                 for lane, count in self.counts.lanes.items()
             },
             "dead": self.counts.dead,
-            "running": [job.to_json(self.taken) for job in self.running],
+            "running": [job.to_json() for job in self.running],
             "waiting": [
                 {
                     "destination": job.id,

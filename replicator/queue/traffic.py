@@ -80,7 +80,9 @@ class Arrivals:
         await self._batcher.aclose()
 
     async def _send(self, heard: Sequence[tuple[str, float, int | None]]) -> None:
-        newest = {name: (at, number) for name, at, number in heard}
+        newest: dict[str, tuple[float, int | None]] = {}
+        for name, at, number in heard:
+            newest[name] = at, newest.get(name, (at, None))[1] if number is None else number
         now, arguments = time.monotonic(), list[str | int]()
         for name, (at, number) in newest.items():
             arguments += [name, int((now - at) * 1000), "" if number is None else number]

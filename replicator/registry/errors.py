@@ -346,7 +346,6 @@ _NO = r"\b(?:unknown|unsupported|disallowed|invalid|not (?:supported|allowed|acc
 _TYPE = r"\b(?:media|artifact|config) ?types?\b"
 _REFUSED_TYPE = re.compile(rf"{_NO}.{{0,80}}{_TYPE}|{_TYPE}.{{0,200}}{_NO}", re.IGNORECASE)
 _UNSUPPORTED_TYPE = 415
-_REFUSALS_OF_KINDS = frozenset({400, 415, 422})
 
 
 def refuses_kind(error: BaseException | None) -> bool:
@@ -360,13 +359,6 @@ def refuses_kind(error: BaseException | None) -> bool:
     if error.status == _UNSUPPORTED_TYPE or _CLASS.search(error.why) is not None:
         return True
     return isinstance(error, Refused) and _REFUSED_TYPE.search(error.why) is not None
-
-
-def is_of_kind(error: RegistryError) -> bool:
-    """Tell whether the refusal of a signature's manifest is about its kind, not about a quota or a permission."""
-    if not error.request.startswith("PUT") or "/manifests/" not in error.request:
-        return False
-    return refuses_kind(error) or (isinstance(error, Refused) and error.status in _REFUSALS_OF_KINDS)
 
 
 def one_line(text: str, limit: int, *, least: int = LONG_SECRET) -> str:

@@ -37,8 +37,6 @@ KINDS = (IMAGE, *(name for name, _ in _KINDS))
 """All names of kinds; an artifact of another one goes by its own media type."""
 LAYER_KINDS = frozenset({"wasm", "model", "signature", "attestation", "sbom"})
 """Kinds that layers tell, where the config is an image's or an unknown one; the others have a config of their own."""
-_SIGNATURE_KIND = re.compile(r"signature|sigstore|cosign|\bsig\b|notary|in-toto|dsse|attestation|provenance")
-_OTHER_KIND = re.compile(r"sbom|spdx|cyclonedx")
 _IMAGE_LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 _INDEX_KIND = "org.opencontainers.artifactType"
 """Annotation with the artifact type of an index in CNAB's form, which is older than the field."""
@@ -124,9 +122,3 @@ def _kind_of_entries(children: tuple[Descriptor, ...]) -> str:
 def names_platform(platforms: Iterable[Platform | None]) -> bool:
     """Tell whether one of an index's entries is for a platform, which makes it an index of images."""
     return any(platform is not None and platform.os != "unknown" for platform in platforms)
-
-
-def is_signature_kind(kind: str) -> bool:
-    """Tell whether an ``artifactType`` is that of signatures or attestations, not of SBOMs or anything else."""
-    kind = kind.lower()
-    return _SIGNATURE_KIND.search(kind) is not None and _OTHER_KIND.search(kind) is None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from replicator.console import short
+from replicator.copy import Result
 from replicator.queue import Job, Lane
 from replicator.replication.listing import Found
 from replicator.replication.report import SortedRows
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from replicator.copy import Accessories, Comparison
-    from replicator.queue import Queue
+    from replicator.queue import JsonValue, Queue
     from replicator.reference import Repository
     from replicator.replication.forecast import Forecast
 
@@ -314,3 +315,15 @@ class RepositoryQueue(Generic[T]):
             del self._waiting[repository]
         self._room.release()
         return found
+
+
+def answered(payload: Mapping[str, JsonValue], outcome: Mapping[str, JsonValue]) -> set[str]:
+    """Return the registries that certainly answered to a job with this outcome (see `replicator.queue.waits`)."""
+    result = Result(str(outcome["result"]))
+    source, destination = (str(payload[end]).partition("/")[0] for end in ("source", "destination"))
+    if result is Result.COPIED:
+        return {source, destination}
+    if result is Result.UP_TO_DATE:
+        # Where the destination holds what an event announced, the source is not asked.
+        return {destination} if payload.get("announced") or payload.get("signature") else {source, destination}
+    return {source} if result is Result.SOURCE_GONE else set()

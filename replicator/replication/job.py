@@ -12,7 +12,7 @@ import structlog
 
 from replicator.aliyun.acr import OTHER_NAME, name_problem, with_edition
 from replicator.console import short
-from replicator.copy import Outcome, Progress, Result, SourceNotFound, selection_key
+from replicator.copy import Outcome, Result, SourceNotFound, selection_key
 from replicator.copy.options import VERBATIM
 from replicator.errors import AGAIN, ErrorClass, ErrorText, ReplicatorError, class_word
 from replicator.queue import Description, Lane, LeftToOthers
@@ -79,18 +79,6 @@ def describe(lane: Lane, payload: Mapping[str, JsonValue], outcome: Mapping[str,
     result, replaced, digest = str(copied.result), copied.replaced or "", copied.digest or ""
     parts = {name: number for name in PARTS if (number := getattr(copied, name))}
     return Description(result, source, rule, note, copied.bytes, arrived, replaced, digest, parts, bool(news))
-
-
-def answered(payload: Mapping[str, JsonValue], outcome: Mapping[str, JsonValue]) -> set[str]:
-    """Return the registries that certainly answered to a job with this outcome (see `replicator.queue.waits`)."""
-    result = Result(str(outcome["result"]))
-    source, destination = (str(payload[end]).partition("/")[0] for end in ("source", "destination"))
-    if result is Result.COPIED:
-        return {source, destination}
-    if result is Result.UP_TO_DATE:
-        # Where the destination holds what an event announced, the source is not asked.
-        return {destination} if payload.get("announced") or payload.get("signature") else {source, destination}
-    return {source} if result is Result.SOURCE_GONE else set()
 
 
 class Handler:
@@ -252,6 +240,13 @@ class Handler:
 
     async def _transfer(self, request: CopyRequest, running: Running) -> Outcome:
         """Copy, and note what is written and for which source."""
+        bytes_read = size = 0
+
+        def progress(read: int, found: int = 0, /) -> None:
+            nonlocal bytes_read, size
+            bytes_read, size = bytes_read + read, size + found
+            running.progress(bytes_read, size)
+
         owned, owner = running.owned, request.origin
 
         async def permit(found: Comparison) -> None:
@@ -271,7 +266,7 @@ class Handler:
             writing=writing,
             confirm=running.confirm,
             answered=running.answered,
-            progress=Progress(running.progress),
+            progress=progress,
         )
         if outcome.result is Result.COPIED:
             outcome = replace(outcome, replaced=owned.told(outcome.replaced))

@@ -36,7 +36,8 @@ from replicator.settings import variables
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Container
 
-    from replicator.copy import BlobLocks, Comparison, Outcome, Progress, SelectionStore
+    from replicator.copy import BlobLocks, Comparison, Outcome, SelectionStore
+    from replicator.copy.options import OnProgress
     from replicator.errors import Wait
     from replicator.reference import Repository
     from replicator.registry import Access
@@ -165,7 +166,7 @@ async def transfer(
     writing: Callable[[str, str | None], None] | None = None,
     confirm: Callable[[], Awaitable[None]] | None = None,
     answered: Callable[[], None] | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Outcome:
     """Copy what a request names, into a repository that is created on demand.
 
@@ -179,7 +180,7 @@ async def transfer(
         writing: called before the tag is written.
         confirm: awaited right before the tag is written; what it raises ends the copy.
         answered: called when such a write is over, see `Copier.copy`.
-        progress: told how far the copy is.
+        progress: hears of blob bytes as they are read, and of every blob that will be sent.
 
     Raises:
         SourceNotFound: the source does not exist.

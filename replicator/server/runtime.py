@@ -207,7 +207,8 @@ def make_worker(
         observer: told of every finished attempt.
         in_force: the rules that the handler has in force.
     """
-    from replicator.replication.job import answered, describe
+    from replicator.replication.enqueue import answered
+    from replicator.replication.job import describe
 
     return Worker(
         queue,

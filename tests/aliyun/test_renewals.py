@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from replicator.copy import Copier, Progress, Result
+from replicator.copy import Copier, Result
 from replicator.replication.transfer import transfer
 from tests.standins.faults import Answer, Fault, Hold
 from tests.standins.images import image, put_manifest, verify_tree
@@ -49,6 +49,10 @@ async def test_an_upload_during_which_login_and_token_expire_ends_well(
     held = stage.acr.faults.add(Fault(hold, "PUT", "/blobs/uploads/"))
     under_way = asyncio.Event()
 
+    def progress(read: int, _: int = 0, /) -> None:
+        if read:
+            under_way.set()
+
     async def end_all() -> None:
         await under_way.wait()
         clock.ahead += 3600
@@ -58,11 +62,7 @@ async def test_an_upload_during_which_login_and_token_expire_ends_well(
 
     async with stage.registries(stage.access()) as registries, asyncio.TaskGroup() as tasks:
         tasks.create_task(end_all())
-        outcome = await transfer(
-            Copier(registries),
-            stage.request("cache/app", source="large"),
-            progress=Progress(lambda *_: under_way.set()),
-        )
+        outcome = await transfer(Copier(registries), stage.request("cache/app", source="large"), progress=progress)
     assert (held.hits, outcome.result, stage.openapi.given) == (1, Result.COPIED, 2)
     await verify_tree(acr_upstream, "cache/app", "v1", LARGE)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.copy import Accessories, Result
+from replicator.copy.context import is_signature_kind
 from replicator.copy.ledger import REFUSED_SECONDS, RefusedKinds
 from replicator.copy.options import CopyOptions
 from replicator.errors import ReplicatorError
-from replicator.registry.kinds import is_signature_kind
 from tests.copy.ends import NAME, ROOT, Ends, some_ends
 from tests.standins.cosign import cosign_signature
 from tests.standins.faults import Answer, Fault

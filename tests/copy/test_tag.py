@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from replicator.copy import Copier, Progress, Result
+from replicator.copy import Copier, Result
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.registry import Access, Registries, Timing
 from replicator.registry.errors import ConnectionFailed, Denied, ServerFailed
@@ -172,6 +172,7 @@ async def test_the_retry_after_of_a_tag_is_over_before_it_is_confirmed(loaded: P
 
 async def test_the_retry_after_of_another_request_is_over_before_a_tag_is_confirmed(loaded: Pair) -> None:
     await loaded.source.push("warm", image(5))
+    read = 0
     access = Access(endpoint=f"http://{loaded.destination.host}")
     plain = Access(endpoint=f"http://{loaded.source.host}")
     target = loaded.destination.reference("v1")
@@ -179,14 +180,16 @@ async def test_the_retry_after_of_another_request_is_over_before_a_tag_is_confir
         lambda repository: access if repository == target.repository else plain, timing=Timing(tag=2.5, attempts=1)
     ) as registries:
 
-        def progress(read: int, _: int) -> None:
+        def progress(number: int, _: int = 0, /) -> None:
+            nonlocal read
+            read += number
             if read == sum(blob.size for blob in blobs_of(image(6))):
                 registries.transport(target.repository).limits.throttle(3.0)
 
         copier = Copier(registries)
         await copier.copy(loaded.source.reference("warm"), loaded.destination.reference("warm"))
         await loaded.source.push("v1", image(6))
-        await copier.copy(loaded.source.reference("v1"), target, progress=Progress(progress))
+        await copier.copy(loaded.source.reference("v1"), target, progress=progress)
     await loaded.destination.holds("v1", image(6))
 
 

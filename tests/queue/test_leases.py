@@ -16,7 +16,9 @@ import pytest
 
 from replicator.queue import Job, Lane, LeaseLost, Queue, Running, Worker
 from replicator.queue.attempt import StartedJob
-from replicator.queue.job import encode_running
+from replicator.queue.job import RunningRecord, encode_running
+from replicator.queue.lease import Lease
+from replicator.queue.records import EPOCH
 from tests.queue.conftest import QUICK, Recorder, eventually, idle, working
 
 if TYPE_CHECKING:
@@ -63,6 +65,19 @@ def hanging_worker(server: RedisServer, queue: Queue, lease: float, seconds: flo
 
 def lease_key(queue: Queue, job: str) -> str:
     return f"arq:in-progress:{queue.prefix}:{job}"
+
+
+def test_the_time_left_is_told_at_the_mean_rate_since_the_first_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    lease = Lease("a", RunningRecord("t", Lane.EVENTS, "w", EPOCH, 0, 0, 0, 0), 0.0)
+    assert not lease.has_news
+    lease.bytes_done, lease.size, lease.moved_since = 25, 100, 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: 1010.0)
+    assert lease.has_news
+    assert (lease.current().bytes, lease.current().size, lease.current().seconds_left) == (25, 100, 30)
+    lease.bytes_done = 130
+    assert lease.current().seconds_left == 0, "some were read twice"
+    lease.size = 0
+    assert lease.current().seconds_left is None
 
 
 async def test_the_job_of_a_killed_worker_is_run_by_another_when_its_lease_expires_and_no_attempt_is_counted(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from replicator.errors import ErrorClass
-from replicator.queue import Finished, Job, Lane, Queue, RetryPolicy, RunningJob
-from replicator.queue.records import EPOCH
+from replicator.queue import Finished, Job, Lane, Queue, RetryPolicy
 from tests.queue.conftest import Recorder, eventually, idle, working
 from tests.queue.servers import CuttingProxy
 from tests.queue.test_retrying import Fault
@@ -180,27 +178,14 @@ async def test_progress_is_seen_by_others_while_a_job_runs(queue: Queue) -> None
 
         await eventually(reported, timeout=3)
         [job] = await queue.running()
-        assert (job.id, job.lane, job.tries) == (A, Lane.EVENTS, 1)
-        assert (job.bytes_total, job.share) == (20_000, 0.25)
-        assert job.seconds_left(job.since + timedelta(seconds=10)) == 30
+        assert (job.id, job.lane, job.tries, job.size) == (A, Lane.EVENTS, 1, 20_000)
+        assert job.seconds_left is not None
+        assert job.seconds_left >= 0
         counts = (await queue.counts()).lanes[Lane.EVENTS]
         assert (counts.queued, counts.running, counts.waiting) == (0, 1, 0)
         gate.set()
         await idle(queue)
     assert await queue.running() == []
-
-
-def test_what_is_left_of_a_job_is_told_only_where_it_is_known() -> None:
-    job = RunningJob("r.example/a:1", Lane.EVENTS, "w", EPOCH, 1, 0, 100)
-    ten = EPOCH + timedelta(seconds=10)
-    assert (job.share, job.seconds_left(ten)) == (0.0, None)
-    assert replace(job, bytes_done=50, bytes_total=0).share is None
-    again = replace(job, bytes_done=150)
-    assert (again.share, again.seconds_left(ten)) == (1.0, 0.0), "some bytes were read twice"
-    assert replace(job, bytes_done=50).seconds_left(EPOCH) is None
-    shown = replace(job, bytes_done=50).to_json(ten)
-    assert (shown["bytes"], shown["total"], shown["seconds_left"]) == (50, 100, 10.0)
-    assert {"total", "seconds_left"}.isdisjoint(replace(job, bytes_total=0).to_json(ten))
 
 
 async def test_who_is_cancelled_over_the_last_outcome_ends_at_once(queue: Queue, handler: Recorder) -> None:

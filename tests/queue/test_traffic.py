@@ -25,6 +25,7 @@ async def test_processes_agree_on_the_last_event_of_each_project(
     async with await Queue.connect(server.url, prefix=prefix) as other, hearing(other) as arrivals:
         arrivals.note("h.example", "a")
         arrivals.note("h.example", "a", 7)
+        arrivals.note("h.example", "a")
         arrivals.note("", "b\x1b")
     heard = await list_heard(queue)
     assert [(each.host, each.project, each.number) for each in sorted(heard, key=lambda each: each.project)] == [

@@ -19,8 +19,8 @@ from replicator.queue.records import TagRecord
 from replicator.reference import Reference
 from replicator.registry import Registries, RequestObserver
 from replicator.replication.advice import SETTLING_SECONDS
-from replicator.replication.enqueue import job_for
-from replicator.replication.job import Handler, answered
+from replicator.replication.enqueue import answered, job_for
+from replicator.replication.job import Handler
 from replicator.replication.transfer import CopyFailed, access_by
 from replicator.rules import CopyRequest, Rules, parse
 from tests.standins.faults import Answer, Fault
@@ -67,7 +67,7 @@ class Job:
     def answered(self) -> None:
         pass
 
-    def progress(self, number: int) -> None:
+    def progress(self, number: int, size: int = 0) -> None:
         self.read.append(number)
 
 

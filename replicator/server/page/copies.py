@@ -17,7 +17,7 @@ from replicator.queue import (
     look_up,
     read_ended,
 )
-from replicator.queue.job import progress_of, time_left
+from replicator.queue.job import share_of
 from replicator.queue.records import moment
 from replicator.reference import Reference, full_name
 
@@ -106,15 +106,7 @@ class CopyFacts:
     def share(self) -> float | None:
         """How much of the running attempt is done, from 0 to 1; None where that is unknown."""
         running = self.known.job.running if self.known.job is not None else None
-        return progress_of(running.bytes, running.total) if running is not None else None
-
-    @property
-    def seconds_left(self) -> float | None:
-        """How long the rest of the running attempt takes at the speed so far; None where that is unknown."""
-        running = self.known.job.running if self.known.job is not None else None
-        if running is None:
-            return None
-        return time_left(running.bytes, running.total, (self.now - running.since).total_seconds())
+        return share_of(running.bytes, running.size) if running is not None else None
 
 
 def links(facts: CopyFacts, rules: Rules) -> dict[str, str]:

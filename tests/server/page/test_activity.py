@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -94,8 +93,8 @@ async def test_a_running_copy_tells_how_far_it_is_and_how_long_the_rest_takes(si
     await site.queue.enqueue([Job(f"{ACR}/mirror/a:{n}", {}) for n in (1, 2)], Lane.EVENTS)
     _, *started = await site.queue.run_script("claim", "events", 2, "t", "w", 60_000, 0, 0)
     for number, each in enumerate(map(StartedJob.read, started)):
-        since = datetime.fromtimestamp(time.time() - 100, UTC)
-        record = encode_running(replace(each.record, bytes=25_000_000, total=100_000_000 * number, since=since))
+        left = 300 if number else None
+        record = encode_running(replace(each.record, bytes=25_000_000, size=100_000_000 * number, seconds_left=left))
         await command(site.queue, "HSET", f"{site.queue.prefix}:running", each.id, record)
     text = (await page(site)).texts["running"]
     assert "25.0 MB of 100.0 MB, 25 %" in text

@@ -83,11 +83,12 @@ async def test_the_page_of_a_copy_shows_it_running_and_its_dead_letter_can_be_re
     await site.queue.enqueue([Job(DESTINATION, {"source": SOURCE})], Lane.EVENTS)
     _, reply, *_ = await site.queue.run_script("claim", "events", 2, "t", "w", 60_000, 0, 0)
     job = StartedJob.read(reply)
-    record = encode_running(replace(job.record, bytes=25_000_000, total=100_000_000))
+    record = encode_running(replace(job.record, bytes=25_000_000, size=100_000_000, seconds_left=75))
     await command(site.queue, "HSET", f"{site.queue.prefix}:running", job.id, record)
     seen = await page(site, copy=job.id)
     assert "This image is being copied." in seen.texts["head"]
     assert "25.0 MB of 100.0 MB, 25 %" in seen.texts["now"]
+    assert "About 1 min left." in seen.texts["now"]
 
 
 async def test_the_page_of_a_copy_refreshes_and_says_when_nothing_is_known(site: Site) -> None:
