@@ -307,6 +307,8 @@ def _pending(job: KnownJob, names: dict[str, str]) -> ImageAtDestination:
         lane=job.lane.value,
         attempt=max(0, attempt),
         bytes=max(0, running.bytes) if running is not None else 0,
+        size=running.size if running is not None and running.size > 0 else None,
+        seconds_left=running.seconds_left if running is not None else None,
         due=job.due if state is State.WAITING else None,
         queued=job.enqueued,
         paused=job.state == "paused",

@@ -103,6 +103,8 @@ class Job(Answer):
     lane: Literal["events", "backfill"]
     attempt: int = Field(ge=0, description="number of the attempt that runs, or of the last one; 0 before the first")
     bytes: int = Field(ge=0, description="read from the source so far by the attempt that runs")
+    size: int | None = Field(None, description="bytes that it will read in all, as far as it knows by now")
+    seconds_left: int | None = Field(None, description="for the rest at the mean rate so far")
     due: Time | None = Field(None, description="when a waiting copy is tried again")
     queued: Time | None = Field(None, description="when it was asked for last")
     paused: bool = Field(default=False, description="whether a person has paused it")

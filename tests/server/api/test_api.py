@@ -156,14 +156,23 @@ async def test_a_copy_on_its_way_is_queued_then_runs_and_the_worst_state_is_that
     seen: list[Image] = []
 
     async def handle(running: Running) -> dict[str, Any]:
-        seen.append(await image(site))
+        running.progress(10, 40)
+
+        async def told() -> bool:
+            seen[:] = [await image(site)]
+            job = seen[0].images[0].job
+            return job is not None and job.bytes > 0
+
+        await eventually(told)
         return {}
 
     async with working(site.queue, handle, lease=30):
         await idle(site.queue)
     assert seen[0].state is State.RUNNING
-    assert seen[0].images[0].job is not None
-    assert seen[0].images[0].job.attempt == 1
+    job = seen[0].images[0].job
+    assert job is not None
+    assert (job.attempt, job.bytes, job.size) == (1, 10, 40)
+    assert job.seconds_left is not None
 
 
 async def bury(queue: Queue, *destinations: str) -> None:
