@@ -281,9 +281,10 @@ class SweptProject:
 
 @dataclass(frozen=True, slots=True)
 class _Webhooks:
-    """The record behind `SweepState.webhooks`."""
+    """The record behind `SweepState.webhooks` and `SweepState.secrets`."""
 
     enabled: dict[str, bool]
+    secrets: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +298,8 @@ class SweepState:
         webhooks: whether the system settings of a Harbor switch webhooks on, by its host; without Harbors that do not
             say so, and empty once sweeps have stopped.
         lost: the last repositories with tags that no event had announced, the newest first.
+        secrets: when the first secret of a robot account ends with which a Harbor is read, in Unix time, by its host;
+            without those that never end, or are not shown to the account.
     """
 
     ended: datetime | None
@@ -304,6 +307,7 @@ class SweepState:
     problem: str
     webhooks: Mapping[str, bool] = field(default_factory=dict)
     lost: Sequence[LostEvents] = ()
+    secrets: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def switched_off(self) -> list[str]:
@@ -319,8 +323,9 @@ class SweepState:
         """
         ended, replaced, problem, webhooks, lost = await queue.ask("sweep_show")
         when = moment(float(ended)) if ended else None
-        enabled = decode(_Webhooks, webhooks).enabled if webhooks else {}
-        return cls(when, int(replaced or 0), problem.decode(errors="replace"), enabled, read_lost(lost))
+        found = decode(_Webhooks, webhooks) if webhooks else _Webhooks({})
+        read, lines = read_lost(lost), problem.decode(errors="replace")
+        return cls(when, int(replaced or 0), lines, found.enabled, read, found.secrets)
 
 
 class Sweeps:
@@ -375,19 +380,22 @@ class Sweeps:
         fields = [part for name, project in projects.items() for part in (name, encode(project))]
         return bool(await self._queue.ask("sweep_keep", self._token, self._lease, replaced, repository, *fields))
 
-    async def end(self, problem: str, webhooks: Mapping[str, bool]) -> None:
+    async def end(self, problem: str, webhooks: Mapping[str, bool], secrets: Mapping[str, float] | None = None) -> None:
         """Note that a sweep has ended.
 
         Args:
             problem: the reason why it was incomplete; empty if it was not.
             webhooks: whether the system settings of a Harbor switch webhooks on, by its host.
+            secrets: when the first secret of a robot account ends with which a Harbor is read, in Unix time.
 
         Raises:
             QueueUnavailable: Redis is away or takes nothing.
         """
         text = problem[:_MOST_CHARACTERS].encode(errors="replace")
         kept = self._lease + _WEBHOOKS_KEPT
-        await self._queue.ask("sweep_end", self._token, text, encode(_Webhooks(dict(webhooks))), kept)
+        await self._queue.ask(
+            "sweep_end", self._token, text, encode(_Webhooks(dict(webhooks), dict(secrets or {}))), kept
+        )
 
     async def release(self) -> None:
         """Leave the leadership to another process.

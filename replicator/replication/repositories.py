@@ -17,13 +17,14 @@ from replicator.aliyun.acr import name_doubt
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.harbor import HarborApi
 from replicator.harbor.api import SystemInfo
+from replicator.harbor.robots import robot_end
 from replicator.queue.records import milliseconds
 from replicator.reference import Repository
 from replicator.rules import Narrowing
 from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
     from replicator.copy import Copier
     from replicator.harbor import ListedRepository
@@ -40,6 +41,10 @@ _MAX_NAMED = 20
 """Repositories without a possible destination, or with a doubtful one, that are named; further ones are counted."""
 _PROJECTS_SECONDS = 600.0
 """Seconds for which the projects of a Harbor, and its version, are remembered."""
+_SECRETS_SECONDS = 3600.0
+"""Between two looks for the ends of robot accounts' secrets."""
+_MOST_ACCOUNTS = 20
+"""Robot accounts of one Harbor whose secret is looked for."""
 _LABELS_SECONDS = 600.0
 """Seconds after which the repositories of rules with labels are looked at again: no list shows a label as a change."""
 _FIRST_VERSION = (2, 15)
@@ -230,6 +235,11 @@ class QuotaCount:
         return news
 
 
+def secret_ends(harbors: Iterable[SweptHarbor]) -> dict[str, float]:
+    """Return the first end of a secret of each Harbor, by its host; without those where none is known."""
+    return {each.registry: each.secret_ends for each in harbors if each.secret_ends is not None}
+
+
 class SweptHarbor:
     """A Harbor as the sweeps of this process know it.
 
@@ -237,6 +247,8 @@ class SweptHarbor:
         is_harbor: whether it is one; None until it has answered.
         counts_changes: it counts changes of tags in ``update_time``.
         notifies: whether its system settings switch webhooks on; None if it does not say.
+        secret_ends: when the first secret of the robot accounts ends that it is read with, in Unix time; None if none
+            does, or no account may see itself.
         projects: names of those that the rules name.
         problems: by project, the reason why it can't be swept.
         refused: projects that the login may not list; they are tried again after a while.
@@ -249,6 +261,8 @@ class SweptHarbor:
         self.is_harbor: bool | None = None
         self.counts_changes = True
         self.notifies: bool | None = None
+        self.secret_ends: float | None = None
+        self._secrets_due = float("-inf")
         self.projects: list[str] = []
         self.problems: dict[str, str] = {}
         self.refused: set[str] = set()
@@ -277,6 +291,7 @@ class SweptHarbor:
                 self.counts_changes = system.release is None or system.release >= _FIRST_VERSION
                 # An anonymous login is told neither the version nor this.
                 self.notifies = system.notifies if system.version is not None else None
+                await self._find_secrets(rules, sorted(filter(None, projects)))
                 if None in projects:
                     listed = [name async for name in self.api().projects()]
                     named = [source for source in sources if source.project is None and source.repository is None]
@@ -287,6 +302,19 @@ class SweptHarbor:
             self.note("", None)
         except ReplicatorError as error:
             self.note("", error)
+
+    async def _find_secrets(self, rules: Rules, projects: Sequence[str]) -> None:
+        """Look, once an hour, when the secrets end of the robot accounts that the Harbor is read with."""
+        if time.monotonic() < self._secrets_due:
+            return
+        self._secrets_due = time.monotonic() + _SECRETS_SECONDS
+        places: dict[str, str] = {}
+        for project in projects or ["x"]:
+            access = rules.credentials(Repository(self.registry, f"{project}/x"))
+            if access is not None and access.username is not None and len(places) < _MOST_ACCOUNTS:
+                places.setdefault(access.username, project)
+        ends = [await robot_end(self.api(project), name) for name, project in places.items()]
+        self.secret_ends = min((end for end in ends if end is not None), default=None)
 
     async def find_labelled(self, rules: Rules) -> None:
         """Find the repositories whose labels are to be looked at, once in ten minutes and when all were looked at."""

@@ -35,7 +35,7 @@ from replicator.registry.places import BULK
 from replicator.replication.compare import Checker
 from replicator.replication.enqueue import informed, job_for
 from replicator.replication.listing import Found
-from replicator.replication.repositories import NotListed, SweptHarbor, WantedRepository, changed_since
+from replicator.replication.repositories import NotListed, SweptHarbor, WantedRepository, changed_since, secret_ends
 from replicator.replication.tag_lists import TagLister
 from replicator.rules.request import signature_fact
 from replicator.tasks import background, gather_tolerant
@@ -169,7 +169,7 @@ class Sweeper:
             return False
         problems = [problem for harbor in self._harbors.values() for problem in harbor.problems.values()]
         webhooks = {host: harbor.notifies for host, harbor in self._harbors.items() if harbor.notifies is not None}
-        await self._sweeps.end("; ".join(problems[:3]), webhooks)
+        await self._sweeps.end("; ".join(problems[:3]), webhooks, secret_ends(self._harbors.values()))
         return any(sweep.young for sweep in sweeps)
 
     async def keep(self, projects: Mapping[str, SweptProject], replaced: int = 0, place: str = "") -> bool:

@@ -26,6 +26,8 @@ QUIET, AFTER = 30, 60
 RARE = {
     ("ReplicatorCertificateExpires", "replicator_certificate_expiry_timestamp_seconds"),
     ("ReplicatorCertificateExpiresSoon", "replicator_certificate_expiry_timestamp_seconds"),
+    ("ReplicatorRobotExpires", "replicator_harbor_secret_expiry_timestamp_seconds"),
+    ("ReplicatorRobotExpiresSoon", "replicator_harbor_secret_expiry_timestamp_seconds"),
     ("ReplicatorRegistryErrors", "replicator_registry_requests_total"),
     ("ReplicatorWebhooksOff", "replicator_harbor_webhooks_enabled"),
 }

@@ -317,6 +317,14 @@ class QueueLookups(Collector):
         for label, each in enabled.items():
             found.add_metric([label], each)
         yield found
+        ends: dict[str, float] = {}
+        for host, end in state.secrets.items():
+            label = self._hosts.label(host)
+            ends[label] = min(end, ends.get(label, end))
+        secrets = _gauge(families.SECRETS)
+        for label, end in ends.items():
+            secrets.add_metric([label], end)
+        yield secrets
 
     def _outboxes(self, states: Sequence[OutboxState]) -> Iterable[Metric]:
         # Receivers on one host share a label.

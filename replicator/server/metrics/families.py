@@ -245,6 +245,13 @@ WEBHOOKS = Family(
     "Sweeps read it; without them, or with an anonymous login, it is not there.",
     ("host",),
 )
+SECRETS = Family(
+    "replicator_harbor_secret_expiry_timestamp_seconds",
+    "gauge",
+    "Unix time at which the first secret of the robot accounts ends that a Harbor is read with. Sweeps read it, if the "
+    "account may list robot accounts; else, and if it never ends, it is not there.",
+    ("host",),
+)
 PUBLIC_COPIES = Family(
     "replicator_public_repositories",
     "gauge",
@@ -355,6 +362,7 @@ LOOKED_UP = (
     EVENTS_WAITING,
     EVENTS_OLDEST,
     EVENTS_DROPPED,
+    SECRETS,
     RULES_DIFFER,
 )
 """Read from Redis at the scrape: the same in all processes of an installation, so take the maximum."""

@@ -76,7 +76,7 @@ async def test_what_is_exposed_is_what_is_documented(metrics: Metrics, queue: Qu
     use(metrics)
     sweeps = Sweeps(queue, lease=30)
     await sweeps.begin()
-    await sweeps.end("", {"harbor.example.com": True})
+    await sweeps.end("", {"harbor.example.com": True}, {"harbor.example.com": 2e9})
     found = await exposed(metrics, accept)
     by_name = {family.name + ("_total" if family.type == "counter" else ""): family for family in found.families}
     assert {name for name in by_name if name.startswith(OWN)} == {family.name for family in FAMILIES}

@@ -229,7 +229,11 @@ async def test_a_harbor_whose_webhooks_are_switched_off_is_shown_as_long_as_swee
     await sweeps.begin()
     # Rules name one of them no more; those count together.
     for off, both in ((False, 1), (True, 0)):
-        await sweeps.end("", {"harbor.example.com": not off, "gone.example.com": True, "left.example.com": not off})
+        secrets = {"harbor.example.com": 9e9, "gone.example.com": 8e9, "left.example.com": 7e9}
+        webhooks = {"harbor.example.com": not off, "gone.example.com": True, "left.example.com": not off}
+        await sweeps.end("", webhooks, secrets)
+        secrets_found = (await exposed(metrics)).series("replicator_harbor_secret_expiry_timestamp_seconds")
+        assert secrets_found == {("harbor.example.com",): 9e9, ("other",): 7e9}
         found = (await exposed(metrics)).series("replicator_harbor_webhooks_enabled")
         assert found == {("harbor.example.com",): both, ("other",): both}
     await queue.redis.delete(f"{queue.prefix}:sweep:webhooks")
