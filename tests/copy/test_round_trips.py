@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -101,3 +102,15 @@ async def test_a_comparison_that_a_copy_follows_reads_no_image_that_the_destinat
     await pair.copy(announced=found.announced, absent=True)
     assert [entry.method for entry in pair.source.faults.log if "/manifests/" in entry.path] == ["HEAD", "GET"]
     assert pair.destination.faults.log.count("HEAD") == 1
+
+
+async def test_progress_tells_every_byte_once(pair: Pair) -> None:
+    root = image(1, (300_000, 10))
+    await pair.source.push("v1", root)
+    read = Counter[str]()
+    outcome = await pair.copy(progress=lambda number, found=0, /: read.update(read=number, found=found))
+    assert read["read"] == read["found"] == outcome.bytes == sum(blob.size for blob in blobs_of(root))
+    # What the destination has is not counted.
+    await pair.source.push("v2", image(2, (70_000,), base=root.blobs[1:]))
+    assert (await pair.copy("v2", progress=lambda _, found=0, /: read.update(more=found))).bytes == read["more"]
+    assert 0 < read["more"] < 300_000

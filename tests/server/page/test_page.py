@@ -45,23 +45,17 @@ async def opened(site: Site, query: str = "?") -> Document:
     return await page(site, f"{query}&cause={cause}")
 
 
-async def test_without_a_token_there_is_no_page(tmp_path: Path, server: RedisServer) -> None:
-    async with served(tmp_path, server, REPLICATOR_STATUS_TOKEN="") as serving:
+async def test_without_a_token_there_is_no_page_but_what_to_set(tmp_path: Path, server: RedisServer) -> None:
+    async with served(tmp_path, server, REPLICATOR_STATUS_TOKEN="") as serving, httpx.AsyncClient() as client:
+        for accept, kind in (("text/html,*/*;q=0.8", "text/html"), ("*/*", "text/plain")):
+            page = await client.get(f"{serving.url}/", headers={"Accept": accept})
+            assert page.headers["Content-Type"].startswith(kind)
+            assert ("set REPLICATOR_STATUS_TOKEN" in page.text, "<p>" in page.text) == (True, kind == "text/html")
         for form in (None, {"do": "retry all"}):
             for password in (None, "", TOKEN):
                 answer = await ask(f"{serving.url}/", password=password, form=form)
                 assert answer.status == 404
                 assert "WWW-Authenticate" not in answer.headers
-
-
-async def test_without_a_token_it_says_what_to_set(tmp_path: Path, server: RedisServer) -> None:
-    async with served(tmp_path, server, REPLICATOR_STATUS_TOKEN="") as serving, httpx.AsyncClient() as client:
-        for accept, kind in (("text/html,*/*;q=0.8", "text/html"), ("*/*", "text/plain")):
-            answer = await client.get(f"{serving.url}/", headers={"Accept": accept})
-            assert answer.status_code == 404
-            assert answer.headers["Content-Type"].startswith(kind)
-            assert "set REPLICATOR_STATUS_TOKEN" in answer.text
-            assert ("<p>" in answer.text) == (kind == "text/html")
 
 
 async def test_a_token_that_is_set_or_changed_later_takes_effect(tmp_path: Path, server: RedisServer) -> None:
