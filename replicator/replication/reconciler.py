@@ -228,7 +228,7 @@ class Reconciler:
                 pause = await self._step(self._schedule)
                 self._offline = False
             except QueueUnavailable as error:
-                if not self._offline:
+                if not (self._offline or self._only_requested):
                     log.warning("queue unavailable", error=error, waiting_for="reconcile")
                 self._offline = True
                 pause = _OFFLINE_PAUSE
