@@ -328,7 +328,8 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
                 finally:
                     run_id = task.run_id if queue is not None and task.follows_copies else ""
                     summary(task.report, out, causes=display.causes, run=run_id)
-                    if forecast is not None:
+                    # That of a part would be taken for the whole.
+                    if forecast is not None and task.report.complete and not task.report.interrupted:
                         record(forecast.facts(listing.quota), out)
         return _exit_code(task.report, strict=request.strict)
     return INTERRUPTED

@@ -81,10 +81,11 @@ class Forecast:
             comparison: its result; None if a transient error hid it.
         """
         self.images += 1
-        if comparison is not None and comparison.lacks_signatures:
-            return
         if comparison is None:
             self.unknown += 1
+            return
+        if comparison.lacks_signatures:
+            # The image itself is there.
             return
         try:
             await self._add(copier, found, comparison)
@@ -175,6 +176,7 @@ class Forecast:
             "forecast": f"{decimal(self.size)}{f' in {age(max(1, seconds))}' if seconds is not None else ''}",
             "bytes": self.size,
             "seconds": None if seconds is None else math.ceil(seconds),
+            "tags": self.images,
             "blobs sent": self.sent,
             "blobs mounted": self.mounted,
             "blobs present": self.present,
