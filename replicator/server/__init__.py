@@ -1,1 +1,1 @@
-"""The processes that run for years: HTTP, the status page, metrics, notifications, reload and traces."""
+"""The processes that run for years: HTTP, the status page, metrics, notifications, CloudEvents, reload and traces."""
