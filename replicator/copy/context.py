@@ -220,7 +220,8 @@ def place_of(repository: Repository) -> Namespace:
     return repository.registry, namespace if slash else ""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: nobody changes one, there is one for each tag, and a frozen one costs three times as much to make.
+@dataclass(slots=True)
 class CopyContext:
     """What every step of one copy needs.
 

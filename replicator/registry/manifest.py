@@ -53,7 +53,8 @@ _PLATFORM_PART = re.compile(r"[!-~]{0,64}\Z")
 """Printable and short: platforms are shown to people and sent through the queue."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: nobody changes one, there is one for each tag, and a frozen one costs three times as much to make.
+@dataclass(slots=True, unsafe_hash=True)
 class Descriptor:
     """A content descriptor.
 

@@ -59,7 +59,8 @@ class RowOutcome(StrEnum):
 TROUBLE = frozenset({RowOutcome.FAILED, RowOutcome.NOT_LISTED})
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: nobody changes one, there is one for each tag, and a frozen one costs three times as much to make.
+@dataclass(slots=True, unsafe_hash=True)
 class Row:
     """The result for one tag.
 
