@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,9 +11,9 @@ from uuid import uuid4
 from replicator.console import iso
 from replicator.queue.dead_letters import DeadLetter
 from replicator.queue.history import note_action
-from replicator.queue.job import Lane, QueueUnavailable
+from replicator.queue.job import Lane
 from replicator.queue.reconciles import Progress, ReconcileLease, RunningReconcile, RunRecord
-from replicator.queue.records import Moment, decode, dump_json, encode, milliseconds, moment
+from replicator.queue.records import decode, encode, milliseconds, moment
 from replicator.queue.traffic import LostEvents, read_lost
 
 if TYPE_CHECKING:
@@ -227,37 +226,6 @@ async def request_reconcile(queue: Queue, by: str) -> RequestedReconcile:
     if is_new:
         await note_action(queue, action="reconcile", what="compare all that the rules name now", by=by)
     return RequestedReconcile(bool(is_new), RunningReconcile.read(running))
-
-
-@dataclass(frozen=True, slots=True)
-class LostImages:
-    """Images that a backfill or reconcile found missing at their destination although they had been in place.
-
-    Attributes:
-        at: when it ended (UTC).
-        images: how many.
-        examples: the first of these destinations.
-    """
-
-    at: Moment
-    images: int
-    examples: tuple[str, ...]
-
-    @classmethod
-    async def read(cls, queue: Queue) -> LostImages | None:
-        """Read the record of the last run that found any, within a month; None without one.
-
-        Raises:
-            QueueUnavailable: Redis does not answer.
-        """
-        record = await queue.ask("lost_show")
-        return decode(cls, record) if record else None
-
-
-async def note_lost(queue: Queue, images: int, examples: Sequence[str]) -> None:
-    """Note such images, so that people are told. While Redis is away, they are only in the report of the run."""
-    with contextlib.suppress(QueueUnavailable):
-        await queue.ask("lost_note", images, dump_json(list(examples)))
 
 
 @dataclass(frozen=True, slots=True)

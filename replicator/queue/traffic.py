@@ -19,7 +19,8 @@ import structlog
 from replicator.console import printable
 from replicator.queue.best_effort import Batcher
 from replicator.queue.client import FAULTS
-from replicator.queue.records import moment
+from replicator.queue.job import QueueUnavailable
+from replicator.queue.records import Moment, decode, dump_json, moment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -199,3 +200,34 @@ def read_rates(reply: list[bytes]) -> list[RateSpan]:
             start = moment(int(hour) * RATE_SPAN.total_seconds() * 1000)
             hours.setdefault(start, {})[result] = int(number)
     return [RateSpan(start, hours[start]) for start in sorted(hours)]
+
+
+@dataclass(frozen=True, slots=True)
+class LostImages:
+    """Images that a backfill or reconcile found missing at their destination although they had been in place.
+
+    Attributes:
+        at: when it ended (UTC).
+        images: how many.
+        examples: the first of these destinations.
+    """
+
+    at: Moment
+    images: int
+    examples: tuple[str, ...]
+
+    @classmethod
+    async def read(cls, queue: Queue) -> LostImages | None:
+        """Read the record of the last run that found any, within a month; None without one.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        record = await queue.ask("lost_show")
+        return decode(cls, record) if record else None
+
+
+async def note_lost(queue: Queue, images: int, examples: Sequence[str]) -> None:
+    """Note such images, so that people are told. While Redis is away, they are only in the report of the run."""
+    with contextlib.suppress(QueueUnavailable):
+        await queue.ask("lost_note", images, dump_json(list(examples)))

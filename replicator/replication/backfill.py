@@ -18,7 +18,7 @@ from replicator.aliyun.acr import OTHER_NAME, name_problem
 from replicator.copy.options import Overwrite
 from replicator.errors import ErrorText, ReplicatorError
 from replicator.queue import CauseWatch, Lane, QueueError
-from replicator.queue.leaders import note_lost
+from replicator.queue.traffic import note_lost
 from replicator.reference import Reference
 from replicator.registry.places import BULK
 from replicator.replication.advice import explained

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from replicator.copy import Copier
 from replicator.queue import Lane, Observations
-from replicator.queue.leaders import LostImages
+from replicator.queue.traffic import LostImages
 from replicator.reference import Reference
 from replicator.registry import Registries
 from replicator.replication.backfill import Backfill

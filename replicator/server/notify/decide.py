@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from replicator.console import age
 from replicator.queue import Causes, Lane, ReconcileState, list_pauses, list_public_copies, list_waits, sample_causes
-from replicator.queue.leaders import LostImages
+from replicator.queue.traffic import LostImages
 from replicator.replication.advice import close_to_anyone, public_copies
 from replicator.server.notify.message import (
     RECOVERED,

@@ -25,7 +25,7 @@ from replicator.queue import (
     PublicCopy,
     ReconcileResult,
 )
-from replicator.queue.leaders import LostImages
+from replicator.queue.traffic import LostImages
 from replicator.server.notify.decide import Snapshot, decide
 from replicator.server.notify.formats import lines_of
 from replicator.server.notify.message import (
