@@ -16,8 +16,6 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
-import yaml
-
 from replicator.console import TextFile
 from replicator.errors import ErrorText, ReplicatorError, error_fields
 from replicator.registry.kinds import KINDS
@@ -375,6 +373,9 @@ def _json_list(images: Iterator[tuple[str, list[str]]]) -> Iterator[str]:
 
 
 def _yaml_list(images: Iterator[tuple[str, list[str]]]) -> Iterator[str]:
+    # Imported here: few backfills write such a list.
+    import yaml
+
     chunk = dict(islice(images, _SOURCES_A_CHUNK))
     if not chunk:
         yield "{}\n"

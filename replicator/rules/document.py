@@ -11,12 +11,20 @@ import codecs
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from replicator.errors import ConfigError, Problem
-from replicator.rules.node import NO_COMMENTS, Plain, join, json_problem, yaml_problem
+from replicator.rules.node import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    NO_COMMENTS,
+    Document,
+    Plain,
+    is_unicode,
+    join,
+    json_problem,
+    unreadable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,37 +32,13 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 1024 * 1024
 """Size of a rules file, in bytes of UTF-8."""
-MAX_VALUES = 100_000
-"""Values in a file; each repetition by an alias counts."""
-MAX_DEPTH = 32
-"""Levels of nesting in a file. Rules need six."""
-
 MAX_FILES = 1000
 """Rules files in a directory."""
 _SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 _SCHEMA = ".schema.json"
 """Endings of files beside the rules that are their JSON schema, and no rules."""
 
-_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
-_BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_TAGS = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 _LOOKS_LIKE_JSON = re.compile(r"""\s*[{\[](?:\s|//[^\n]*|/\*.*?\*/|\#[^\n]*)*["}\]]""", re.DOTALL)
-_WITH_LIBYAML = hasattr(yaml, "CSafeLoader")
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """The content of a file.
-
-    Attributes:
-        value: dictionaries, lists, strings, `Plain`, booleans and None; None also if the text can't be read.
-        problems: mistakes in the text itself.
-        readable: whether `value` is usable: there may be duplicate keys, of which the first counts.
-    """
-
-    value: Any
-    problems: tuple[Problem, ...] = ()
-    readable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +163,7 @@ def read_document(text: str, path: str = "") -> Document:
     """
     text = text.removeprefix("\ufeff")
     if len(text.encode(errors="replace")) > MAX_BYTES:
-        return _unreadable(path, f"the file is larger than {MAX_BYTES // 1024} KiB, the limit for a rules file")
+        return unreadable(path, f"the file is larger than {MAX_BYTES // 1024} KiB, the limit for a rules file")
     opening = text.lstrip()[:1]
     failure = None
     if opening in {"{", "["}:
@@ -190,24 +174,19 @@ def read_document(text: str, path: str = "") -> Document:
         except json.JSONDecodeError as error:
             failure = json_problem(error)
         except RecursionError:
-            return _unreadable(path, f"nested more than {MAX_DEPTH} levels deep")
-    document = _read_yaml(text, path)
+            return unreadable(path, f"nested more than {MAX_DEPTH} levels deep")
+    # Imported here: PyYAML takes a twentieth of a small command, and rules in JSON do without it.
+    from replicator.rules.yaml_text import read_yaml
+
+    document = read_yaml(text, path)
     # YAML takes a comment of JavaScript as a part of a key, so it counts as a mistake even in a text that is YAML.
     if failure and _LOOKS_LIKE_JSON.match(text) and (not document.readable or failure.endswith(NO_COMMENTS)):
-        return _unreadable(path, failure)
+        return unreadable(path, failure)
     return document
-
-
-def _unreadable(path: str, message: str) -> Document:
-    return Document(None, (Problem(path, message),), readable=False)
 
 
 class _Duplicates(Exception):
     """A JSON object has a duplicate key. Only the YAML reader can tell the line."""
-
-
-class _Refused(Exception):
-    """The text is valid YAML of a kind that rules don't allow."""
 
 
 def _read_json(text: str, path: str) -> Document:
@@ -221,11 +200,11 @@ def _read_json(text: str, path: str) -> Document:
     value = json.loads(text, object_pairs_hook=to_object, parse_int=Plain, parse_float=Plain, parse_constant=Plain)
     for count, (depth, scalar) in enumerate(_walk(value), start=1):
         if depth > MAX_DEPTH:
-            return _unreadable(path, f"nested more than {MAX_DEPTH} levels deep")
+            return unreadable(path, f"nested more than {MAX_DEPTH} levels deep")
         if count > MAX_VALUES:
-            return _unreadable(path, f"more than {MAX_VALUES} values, the limit for a rules file")
-        if isinstance(scalar, str) and not _is_unicode(scalar):
-            return _unreadable(path, "a string contains an unpaired surrogate (\\ud800 to \\udfff)")
+            return unreadable(path, f"more than {MAX_VALUES} values, the limit for a rules file")
+        if isinstance(scalar, str) and not is_unicode(scalar):
+            return unreadable(path, "a string contains an unpaired surrogate (\\ud800 to \\udfff)")
     return Document(value)
 
 
@@ -240,126 +219,3 @@ def _walk(value: Any, depth: int = 0) -> Iterator[tuple[int, Any]]:
     elif isinstance(value, list):
         for item in value:
             yield from _walk(item, depth + 1)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen when it is imported
-    """Leaves every scalar a string. It is libyaml's loader, six times as fast, if PyYAML was built with it."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # PyYAML's way to switch scalar types off
-
-
-def _read_yaml(text: str, path: str) -> Document:
-    try:
-        _check_depth(text)
-        node = yaml.compose(text, Loader=_Loader)
-        if node is None:
-            return _unreadable(path, "the file is empty")
-        builder = _Builder()
-        value = builder.build(node, path)
-    except yaml.MarkedYAMLError as error:
-        return _unreadable(path, yaml_problem(error, text, with_libyaml=_WITH_LIBYAML))
-    except yaml.reader.ReaderError as error:
-        # libyaml counts bytes, PyYAML characters.
-        before = text.encode()[: error.position].decode() if _WITH_LIBYAML else text[: error.position]
-        line = before.count("\n") + 1
-        column = len(before) - before.rfind("\n")
-        return _unreadable(path, f"the file contains a control character (line {line}, column {column})")
-    except _Refused as error:
-        return _unreadable(path, str(error))
-    except (ValueError, OverflowError):
-        # PyYAML does not catch these itself, e.g. for the escape "\UFFFFFFFF" without libyaml.
-        return _unreadable(path, "not valid YAML: an invalid escape or %YAML directive")
-    return Document(value, tuple(builder.problems))
-
-
-def _check_depth(text: str) -> None:
-    """Check the nesting before nodes are composed, which recurses in C, where no limit stops it."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise _Refused(f"nested more than {MAX_DEPTH} levels deep")
-
-
-class _Builder:
-    """Builds values from YAML nodes, and notes every duplicate key."""
-
-    def __init__(self) -> None:
-        self.problems: list[Problem] = []
-        self._values = 0
-        self._open: set[int] = set()
-        self._seen: set[int] = set()
-
-    def build(self, node: yaml.Node, path: str) -> Any:
-        """Return the value of ``node``."""
-        self._values += 1
-        if self._values > MAX_VALUES:
-            raise _Refused(f"more than {MAX_VALUES} values, the limit for a rules file")
-        if len(self._open) > MAX_DEPTH:
-            raise _Refused(f"nested more than {MAX_DEPTH} levels deep")
-        if node.tag not in _TAGS:
-            raise _Refused(f"YAML tags (!) are not supported; quote a string that begins with !{_where(node)}")
-        if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node)
-        if id(node) in self._open:
-            raise _Refused(f"an alias (*) is nested in its own anchor{_where(node)}")
-        self._open.add(id(node))
-        try:
-            if isinstance(node, yaml.MappingNode):
-                return self._mapping(node, path)
-            return [self.build(item, f"{path}[{index}]") for index, item in enumerate(node.value)]
-        finally:
-            self._open.remove(id(node))
-            self._seen.add(id(node))
-
-    def _scalar(self, node: yaml.ScalarNode) -> Any:
-        text = node.value
-        if not _is_unicode(text):
-            raise _Refused(f"a string contains an unpaired surrogate{_where(node)}")
-        if node.style:
-            return text
-        if text in _NULLS:
-            return None
-        return _BOOLEANS.get(text, Plain(text))
-
-    def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
-        own: dict[str, Any] = {}
-        merged: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise _Refused(f"a key must be a string{_where(key_node)}")
-            key = str(key_node.value)
-            if not _is_unicode(key):
-                raise _Refused(f"a key contains an unpaired surrogate{_where(key_node)}")
-            if key == "<<" and not key_node.style:
-                merged = {**self._merged(value_node, path), **merged}
-                continue
-            value = self.build(value_node, join(path, key))
-            # A mapping is built again for each alias; its duplicate keys are reported once.
-            if key in own and id(node) not in self._seen:
-                message = f"duplicate key{_where(key_node)}; remove one"
-                self.problems.append(Problem(join(path, key), message))
-            own.setdefault(key, value)
-        return {**merged, **own}
-
-    def _merged(self, node: yaml.Node, path: str) -> dict[str, Any]:
-        values = self.build(node, join(path, "<<"))
-        merged: dict[str, Any] = {}
-        for value in values if isinstance(values, list) else [values]:
-            if not isinstance(value, dict):
-                raise _Refused(f"<< takes a mapping or a list of mappings{_where(node)}")
-            merged = {**value, **merged}
-        return merged
-
-
-def _where(node: yaml.Node) -> str:
-    mark = node.start_mark
-    return f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""

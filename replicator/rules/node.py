@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from yaml import MarkedYAMLError
     from yaml.error import Mark
 
+MAX_VALUES = 100_000
+"""Values in a file; each repetition by an alias counts."""
+MAX_DEPTH = 32
+"""Levels of nesting in a file. Rules need six."""
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 _INTEGER = re.compile(r"[0-9]{1,9}\Z")
 
@@ -75,6 +80,35 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = list(known)
     near = get_close_matches(word, names, n=1, cutoff=0.6)
     return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The content of a file.
+
+    Attributes:
+        value: dictionaries, lists, strings, `Plain`, booleans and None; None also if the text can't be read.
+        problems: mistakes in the text itself.
+        readable: whether `value` is usable: there may be duplicate keys, of which the first counts.
+    """
+
+    value: Any
+    problems: tuple[Problem, ...] = ()
+    readable: bool = True
+
+
+def unreadable(path: str, message: str) -> Document:
+    """Return what is read of a text with a mistake that leaves nothing of it usable."""
+    return Document(None, (Problem(path, message),), readable=False)
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text can be encoded: a surrogate without its pair can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Plain(str):

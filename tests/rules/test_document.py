@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.rules import document
-from replicator.rules.document import MAX_BYTES, MAX_DEPTH, MAX_VALUES, read_document
-from replicator.rules.node import Plain
+from replicator.rules import yaml_text
+from replicator.rules.document import MAX_BYTES, read_document
+from replicator.rules.node import MAX_DEPTH, MAX_VALUES, Plain
 
 
 def message(text: str) -> str:
@@ -166,8 +166,8 @@ PURE_PYTHON_LOADER = type("PurePythonLoader", (yaml.SafeLoader,), {"yaml_implici
     ],
 )
 def test_messages_are_as_good_without_libyaml(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(document, "_Loader", PURE_PYTHON_LOADER)
-    monkeypatch.setattr(document, "_WITH_LIBYAML", False)
+    monkeypatch.setattr(yaml_text, "_Loader", PURE_PYTHON_LOADER)
+    monkeypatch.setattr(yaml_text, "_WITH_LIBYAML", False)
     assert expected in message(text)
     assert "hunter2" not in message(text)
 
