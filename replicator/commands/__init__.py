@@ -162,12 +162,8 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        _print_version()
+        print(f"replicator {__version__}")  # noqa: T201 - the answer
         raise typer.Exit
-
-
-def _print_version() -> None:
-    print(f"replicator {__version__}")  # noqa: T201 - the answer
 
 
 @app.callback()
@@ -181,11 +177,9 @@ def root(
 
 def main() -> None:
     """Run the command line; the program's entry point."""
-    # Typer converts even this option with pydantic, whose import takes three times as long as all the rest.
-    program = _print_version if sys.argv[1:] == ["--version"] else app
     code = OK
     try:
-        _call(program)
+        _run()
     except ConfigError as error:
         code = _print_error(error, USAGE)
     except ReplicatorError as error:
@@ -202,10 +196,10 @@ def main() -> None:
     sys.exit(code)
 
 
-def _call(program: Callable[[], None]) -> None:
-    """Run the program until its output is written: a failure in Python's own flush at exit would print a traceback."""
+def _run() -> None:
+    """Run the command until its output is written: a failure in Python's own flush at exit would print a traceback."""
     try:
-        program()
+        app()
     finally:
         if sys.stdout is not None:  # None where the caller has closed it, as in `replicator status >&-`
             sys.stdout.flush()

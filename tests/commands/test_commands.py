@@ -17,7 +17,7 @@ HEAVY = (
     *("replicator.queue", "replicator.rules.loading", "replicator.registry.client", "replicator.copy.engine"),
     *("replicator.replication.backfill", "replicator.server.app", "replicator.harbor.api"),
     *("aiohttp", "arq", "redis", "starlette", "uvicorn", "prometheus_client", "jinja2", "pydantic", "yaml", "rich"),
-    *("jwt.api_jwt", "cryptography.x509"),
+    *("typer", "jwt.api_jwt", "cryptography.x509"),
 )
 PROGRAM = f"""
 import atexit, sys
@@ -33,19 +33,19 @@ ABSENT = "127.0.0.1:1"
 @pytest.mark.parametrize(
     ("arguments", "loaded", "most"),
     [
-        (["--version"], set(), 180),
-        (["--help"], {"rich"}, 370),
-        (["health", "--listen", ABSENT], {"aiohttp", "pydantic", "rich"}, 560),
-        (["status"], {"replicator.queue", "arq", "pydantic", "redis", "rich"}, 590),
-        (["failures"], {"replicator.queue", "arq", "pydantic", "redis", "rich"}, 590),
+        (["--version"], set(), 90),
+        (["--help"], {"rich", "typer"}, 370),
+        (["health", "--listen", ABSENT], {"aiohttp", "pydantic", "rich", "typer"}, 560),
+        (["status"], {"replicator.queue", "arq", "pydantic", "redis", "rich", "typer"}, 590),
+        (["failures"], {"replicator.queue", "arq", "pydantic", "redis", "rich", "typer"}, 590),
         (
             ["copy", "registry.invalid/a/b:1", "registry.invalid/c/d:1"],
-            {"replicator.registry.client", "replicator.copy.engine", "aiohttp", "pydantic"},
+            {"replicator.registry.client", "replicator.copy.engine", "aiohttp", "pydantic", "typer"},
             580,
         ),
         (
             ["explain", "h.example.com/a/b:1", "--config", "rules.json"],
-            {"replicator.rules.loading", "pydantic"},
+            {"replicator.rules.loading", "pydantic", "typer"},
             480,
         ),
     ],
@@ -80,6 +80,14 @@ def test_a_value_of_the_wrong_type_is_refused_with_its_option(tmp_path: Path, mo
         ended = CliRunner().invoke(app, arguments)
         assert ended.exit_code == 2
         assert says in ended.output.upper() + ended.output
+
+
+def test_only_the_options_that_are_given_are_converted() -> None:
+    command = load_command("copy")
+    values = command.make_context("copy", ["h.example.com/a:1", "h.example.com/b:1", "--log", "file"]).params
+    assert (values["log"], values["config"], values["signatures"]) == (Path("file"), None, False)
+    converted = {each.name for each in command.params if each._runtime_param is not None}
+    assert converted == {"source", "destination", "log", "overwrite"}, "overwrite has a default"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
