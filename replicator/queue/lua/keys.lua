@@ -287,9 +287,12 @@ local function enqueue(id, job, lane, retries, run, pushed)
     present = lane
   end
   local target = present or lane
-  -- An older version of this program leaves the ids of the jobs that it has ended.
-  if not pending then redis.call('ZREM', pending_key(target, id), id) end
-  note_pending(id, target, asked)
+  if pending then
+    note_pending(id, target, asked)
+  else
+    -- In place of what an older version of this program left of a job that it has ended.
+    redis.call('ZADD', pending_key(target, id), string.format('%.0f', asked), id)
+  end
   -- A running job keeps its place: its end sees the new generation and queues it again.
   if redis.call('EXISTS', lease(id)) == 0 then
     local score = redis.call('ZSCORE', queue(target), member(id))
@@ -351,10 +354,14 @@ local function forget(id)
   redis.call('HDEL', PUSHED, id)
   redis.call('SREM', MERGED, id)
   redis.call('HDEL', RUNNING, id)
+  local lost = true
   for _, lane in ipairs(LANES) do
-    redis.call('ZREM', queue(lane), member(id))
-    redis.call('ZREM', pending_key(lane, id), id)
+    if redis.call('ZREM', queue(lane), member(id)) == 1 then
+      redis.call('ZREM', pending_key(lane, id), id)
+      lost = false
+    end
   end
+  for _, lane in ipairs(lost and LANES or {}) do redis.call('ZREM', pending_key(lane, id), id) end
   promote(id)
 end
 
