@@ -143,6 +143,7 @@ async def test_a_run_that_was_asked_for_is_due_until_it_ends_and_asking_again_ch
 
 
 async def test_a_run_that_is_asked_for_while_another_runs_begins_after_it(queue: Queue) -> None:
+    await request_reconcile(queue, "me")
     held = await begun(queue)
     found = await request_reconcile(queue, "me")
     assert found.is_new
