@@ -95,8 +95,8 @@ class Walk:
         return said
 
     def compare(self, shown: str, said: str) -> None:
-        """Check that a command printed these lines, in this order; there columns may be wider, and … is anything."""
-        printed = iter(" ".join(line.split()) for line in said.splitlines())
+        """Check that a command printed these lines; there columns may be wider, and … is anything."""
+        printed = [" ".join(line.split()) for line in said.splitlines()]
         for line in shown.splitlines():
             wanted = ".*".join(map(re.escape, " ".join(line.split()).split("…")))
             assert any(re.fullmatch(wanted, each) for each in printed), f"not printed so: {line}\n{said}"

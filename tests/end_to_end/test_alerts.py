@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 QUIET, AFTER = 30, 60
 """Minutes before the burst, and after it."""
 RARE = {
+    ("ReplicatorCloudEventsDropped", "replicator_cloudevents_dropped"),
+    ("ReplicatorCloudEventsLate", "replicator_cloudevents_oldest_seconds"),
     ("ReplicatorCertificateExpires", "replicator_certificate_expiry_timestamp_seconds"),
     ("ReplicatorCertificateExpiresSoon", "replicator_certificate_expiry_timestamp_seconds"),
     ("ReplicatorRobotExpires", "replicator_harbor_secret_expiry_timestamp_seconds"),
@@ -32,7 +34,7 @@ RARE = {
     ("ReplicatorWebhooksOff", "replicator_harbor_webhooks_enabled"),
 }
 """Series that are there from the first failure on, which the alert compares over minutes; from the first TLS connection
-on; and once Harbor was swept."""
+on; once Harbor was swept; and where a receiver of events is set."""
 
 
 def series(found: Scrape) -> dict[str, float]:

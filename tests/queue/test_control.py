@@ -280,7 +280,7 @@ async def test_a_job_is_cancelled_in_every_state_and_its_runs_hear_of_it(queue: 
         assert len(handler.runs) == 4, "only what was not selected ran"
     # Nothing of them is left but what the history of the queue keeps anyway.
     left = [key.decode().removeprefix(f"{queue.prefix}:") for key in await command(queue, "KEYS", f"*{queue.prefix}*")]
-    assert sorted(left) == ["clock", "finished:r", "pauses", "ping", "seq"]
+    assert sorted(left) == ["clock", "finished:r", "history:attempts", "pauses", "ping", "seq"]
 
 
 async def started(handler: Recorder, number: int) -> bool:
