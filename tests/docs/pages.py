@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 DEPLOYED = sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file())
 EVERYTHING = [*PAGES, *DEPLOYED, ROOT / "Dockerfile"]
 

@@ -1,4 +1,4 @@
-"""The examples of docs/rules.md are true."""
+"""The examples of docs/rules.md are true, and those of its Chinese page."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from replicator.rules import Rules, TagFilter, parse
 from replicator.rules.patterns import compile_glob
 from replicator.rules.tags import newest_first, version_of
 
-TEXT = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
-EXAMPLES = re.findall(r"```yaml rules\n(.*?)```\n```(\w+)\n(.*?)```", TEXT, re.DOTALL)
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "rules.md").read_text()
+CHINESE = (DOCS / "zh-CN" / "rules.md").read_text()
+EXAMPLES = re.findall(r"```yaml rules\n(.*?)```\n```(\w+)\n(.*?)```", TEXT + CHINESE, re.DOTALL)
 ENVIRONMENT = {"HARBOR_PASSWORD": "x", "ACR_PASSWORD": "y"}
 
 
@@ -54,7 +56,8 @@ def test_an_example_does_what_is_written_under_it(text: str, kind: str, lines: s
 
 
 def test_every_example_is_looked_at() -> None:
-    assert len(EXAMPLES) == TEXT.count("```yaml") >= 5
+    assert len(EXAMPLES) == TEXT.count("```yaml") + CHINESE.count("```yaml")
+    assert min(TEXT.count("```yaml"), CHINESE.count("```yaml")) >= 5
 
 
 def test_the_table_of_patterns_is_true() -> None:
