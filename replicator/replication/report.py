@@ -28,7 +28,6 @@ MAX_FAILURES = 1000
 """Failed rows that a report keeps; further ones are in the counts, and in the report file if one is asked for."""
 _CACHE_KIBIBYTES = 4096
 
-
 OTHER_KIND = "other"
 """The kind of all artifacts that have no kind of their own."""
 

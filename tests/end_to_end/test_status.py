@@ -66,7 +66,16 @@ async def test_a_copy_is_shown_while_it_runs_with_its_bytes(house: House) -> Non
         assert set(seen) == {"taken", "queue", "server", "lanes", "dead", "running", "waiting", "workers"}
         assert seen["lanes"] == {"events": {**IDLE, "running": 1}, "backfill": IDLE}
         assert (seen["dead"], seen["waiting"]) == (0, [])
-        assert {*job, "seconds_left"} == {"destination", "lane", "since", "bytes", "size", "seconds_left", "tries", "worker"}
+        assert {*job, "seconds_left"} == {
+            "destination",
+            "lane",
+            "since",
+            "bytes",
+            "size",
+            "seconds_left",
+            "tries",
+            "worker",
+        }
         assert (job["destination"], job["lane"], job["tries"]) == (destination, "events", 1)
         assert job["bytes"] >= 50_000
         assert job["since"] < seen["taken"]
