@@ -12,7 +12,7 @@ IMAGE_ARGS ?=
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' replicator/__init__.py)
 
 .PHONY: all help install servers system tools test matrix lint format docs demo bench bench-check image image-check fuzz lock audit \
-  sbom licenses clean
+  sbom licenses site clean
 all: lint test
 
 help: ## List the targets
@@ -66,6 +66,12 @@ docs: install ## Regenerate the generated parts of docs/ and deploy/
 	$(BIN)/python -m tests.docs.schema
 	$(BIN)/python -m tests.docs.limits_table
 
+site: ## Build the documentation as a site, with a search in both languages: build/site; needs the network for its tools
+	$(PYTHON) -m venv .venv-site
+	.venv-site/bin/pip install --quiet --requirement .ci/site.txt
+	.venv-site/bin/python .ci/site
+	.venv-site/bin/mkdocs build --strict
+
 demo: install servers ## Replicate between two local registries, step by step, and stop
 	$(BIN)/python -m tests.demo
 
@@ -107,5 +113,5 @@ licenses: install ## List the licences of the runtime dependencies
 	$(BIN)/python -m tests.supply.licenses
 
 clean: ## Remove everything that the other targets made
-	rm -rf $(VENV) $(TOOLS) .venv-matrix .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(TOOLS) .venv-matrix .venv-site .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
