@@ -1,6 +1,6 @@
-"""The files that ``deploy/`` has twice, as Helm and Kustomize read only their own directories.
+"""The files of ``deploy/`` that are made from others: copies, as Helm and Kustomize read only their own directories.
 
-``python -m tests.deploy.copies``, or ``make docs``, regenerates the copies.
+``python -m tests.deploy.copies``, or ``make docs``, regenerates them, and the README of the chart.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
+from tests.deploy import chart_readme
 from tests.docs.pages import ROOT
 
 if TYPE_CHECKING:
@@ -30,13 +31,14 @@ spec:
 
 
 def copies() -> dict[Path, str]:
-    """What each copy must hold."""
+    """What each of them must hold."""
     alerts, dashboard = ALERTS.read_text(), DASHBOARD.read_text()
     rules = alerts[alerts.index("groups:") :]
     chart, components = DEPLOY / "helm" / "replicator" / "files", DEPLOY / "kubernetes" / "components"
     return {
         chart / "alerts.yaml": f"# Made from deploy/prometheus/alerts.yaml: make docs\n{rules}",
         chart / "replicator.json": dashboard,
+        chart_readme.PAGE: chart_readme.page(),
         components / "monitoring" / "prometheusrule.yaml": _RULE + textwrap.indent(rules, "  "),
     }
 

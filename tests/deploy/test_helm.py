@@ -28,7 +28,9 @@ RULES = {
 }
 SECRETS = {"REPLICATOR_WEBHOOK_TOKEN": "a-token", "HARBOR_PASSWORD": "a-password"}
 REDIS = {**SECRETS, "REPLICATOR_REDIS_URL": "redis://r:p@redis:6379/0"}
-MINIMAL: dict[str, Any] = {"rules": RULES, "existingSecret": "a-secret"}
+IMAGE = {"image": {"repository": "registry.example.com/replicator"}}
+MINIMAL: dict[str, Any] = {**IMAGE, "rules": RULES, "existingSecret": "a-secret"}
+SPREAD = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
 EVERYTHING = {
     "rules": RULES,
     "image": {"repository": "registry.example.com/replicator", "digest": f"sha256:{'a' * 64}"},
@@ -38,14 +40,33 @@ EVERYTHING = {
         "podAnnotations": {"a/b": "c"},
         "nodeSelector": {"disk": "ssd"},
         "tolerations": [{"operator": "Exists"}],
+        "topologySpreadConstraints": [SPREAD],
+        "extraArgs": ["--registry", "registry.example.com"],
     },
-    "worker": {"lanes": ["events"], "affinity": {"nodeAffinity": {}}, "nodeSelector": {"disk": "ssd"}},
+    "worker": {
+        "lanes": ["events"],
+        "topologySpreadConstraints": [SPREAD],
+        "affinity": {"nodeAffinity": {}},
+        "nodeSelector": {"disk": "ssd"},
+    },
     "ingress": {"enabled": True, "className": "nginx", "host": "hook.example.com", "tlsSecret": "tls"},
-    "service": {"annotations": {"a/b": "c"}},
+    "service": {"annotations": {"a/b": "c"}, "type": "NodePort", "nodePort": 30080},
     "serviceAccount": {"annotations": {"a/b": "c"}},
-    "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "podMonitor": {
+        "enabled": True,
+        "labels": {"release": "prometheus"},
+        "relabelings": [{"targetLabel": "cluster", "replacement": "c1"}],
+        "metricRelabelings": [{"action": "labeldrop", "regex": "pod"}],
+    },
     "prometheusRule": {"enabled": True, "runbookBaseUrl": "https://docs.example.com/"},
     "dashboard": {"enabled": True},
+    "commonLabels": {"team": "platform"},
+    "podLabels": {"mesh": "off", "app.kubernetes.io/name": "no label that finds the pods is replaced"},
+    "hostAliases": [{"ip": "10.0.0.5", "hostnames": ["harbor.example.com"]}],
+    "dnsConfig": {"options": [{"name": "ndots", "value": "2"}]},
+    "priorityClassName": "high",
+    "initContainers": [{"name": "first", "image": "registry.example.com/busybox:1"}],
+    "networkPolicy": {"extraEgress": [{"ports": [{"port": 3128}]}]},
     "extraEnv": [{"name": "TZ", "value": "Asia/Shanghai"}],
     "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
     "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ca", "readOnly": True}],
@@ -71,6 +92,10 @@ def template(values: dict[str, Any], *arguments: str) -> str:
     return run(
         "helm", "template", "r", CHART, "--namespace", "n", "--values", "-", *arguments, stdin=json.dumps(values)
     )
+
+
+def is_test(manifest: Manifest) -> bool:
+    return "helm.sh/hook" in manifest["metadata"].get("annotations", {})
 
 
 @cache
@@ -99,7 +124,7 @@ def test_the_chart_is_of_this_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert (chart["version"], str(chart["appVersion"])) == (__version__, __version__)
     (pod,) = [template for _, template in pods(rendered("embedded"))]
-    assert container(pod)["image"] == f"replicator:{__version__}"
+    assert container(pod)["image"] == f"registry.example.com/replicator:{__version__}"
 
 
 def test_everything_that_is_given_arrives() -> None:
@@ -114,6 +139,15 @@ def test_everything_that_is_given_arrives() -> None:
         assert {"name": "ca", "mountPath": "/etc/ca", "readOnly": True} in container(pod)["volumeMounts"]
         assert pod["spec"]["imagePullSecrets"] == [{"name": "pull"}]
         assert pod["spec"]["nodeSelector"] == {"disk": "ssd"}
+        assert pod["spec"]["topologySpreadConstraints"] == [SPREAD]
+        for name in ("hostAliases", "dnsConfig", "priorityClassName", "initContainers"):
+            assert pod["spec"][name] == EVERYTHING[name]
+        assert pod["metadata"]["labels"]["mesh"] == "off"
+    assert all(each["metadata"]["labels"]["team"] == "platform" for each in manifests if not is_test(each))
+    assert of_kind(manifests, "Service")["r-replicator"]["spec"]["ports"][0]["nodePort"] == 30080
+    assert {"ports": [{"port": 3128}]} in of_kind(manifests, "NetworkPolicy")["r-replicator"]["spec"]["egress"]
+    for end in of_kind(manifests, "PodMonitor")["r-replicator"]["spec"]["podMetricsEndpoints"]:
+        assert (end["relabelings"][0]["targetLabel"], end["metricRelabelings"][0]["regex"]) == ("cluster", "pod")
     (secret,) = of_kind(manifests, "Secret").values()
     assert secret["stringData"] == REDIS
     (ingress,) = of_kind(manifests, "Ingress").values()
@@ -136,7 +170,7 @@ def test_the_secret_is_mounted_and_never_a_variable() -> None:
 
 def test_a_change_of_settings_rules_or_secrets_replaces_the_pods() -> None:
     def annotations(**changed: Any) -> dict[str, str]:
-        manifests = read(template({"rules": RULES, "secrets": SECRETS, **changed}))
+        manifests = read(template({**IMAGE, "rules": RULES, "secrets": SECRETS, **changed}))
         return dict(next(pods(manifests))[1]["metadata"]["annotations"])
 
     before = annotations()
@@ -151,7 +185,7 @@ def test_a_change_of_settings_rules_or_secrets_replaces_the_pods() -> None:
 
 
 def test_rules_may_lie_in_a_secret() -> None:
-    manifests = read(template({"existingSecret": "s", "existingRulesSecret": "rules-of-teams"}))
+    manifests = read(template({**IMAGE, "existingSecret": "s", "existingRulesSecret": "rules-of-teams"}))
     for _, pod in pods(manifests):
         (volume,) = [each for each in pod["spec"]["volumes"] if each["name"] == "rules"]
         assert volume["secret"] == {"secretName": "rules-of-teams", "defaultMode": 0o440}
@@ -195,10 +229,11 @@ def test_alerts_tell_installations_apart_by_the_labels_in_the_values() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"existingSecret": "s"}, "say what is copied where"),
-        ({"rules": RULES}, "the webhook needs a token"),
-        ({"rules": RULES, "secrets": {"REPLICATOR_WEBHOOK_TOKEN": ""}}, "the webhook needs a token"),
-        ({"rules": RULES, "secrets": SECRETS, **SCALED}, "mode redis needs the queue's address"),
+        ({"rules": RULES, "existingSecret": "s"}, "image.repository is not set"),
+        ({**IMAGE, "existingSecret": "s"}, "say what is copied where"),
+        ({**IMAGE, "rules": RULES}, "the webhook needs a token"),
+        ({**IMAGE, "rules": RULES, "secrets": {"REPLICATOR_WEBHOOK_TOKEN": ""}}, "the webhook needs a token"),
+        ({**IMAGE, "rules": RULES, "secrets": SECRETS, **SCALED}, "mode redis needs the queue's address"),
         ({**MINIMAL, "secrets": SECRETS}, "existingSecret or secrets"),
         ({**MINIMAL, "settings": {"drain_timeout": 60}}, "20 more than"),
         ({**MINIMAL, "backfill": {"enabled": True}}, "backfill needs mode redis"),

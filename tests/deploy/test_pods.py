@@ -13,10 +13,10 @@ from kubernetes_validate import SchemaNotFoundError, ValidationError
 
 from tests.deploy.dockerfile import variables
 from tests.deploy.manifests import Manifest, container, environment, of_kind, pods, read, validate
-from tests.deploy.test_helm import MINIMAL, template
+from tests.deploy.test_helm import MINIMAL, is_test, template
 from tests.deploy.test_kustomize import rendered
 from tests.queue.servers import RedisServer
-from tests.running import PROGRAM, running
+from tests.running import PROGRAM, replicator, running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +96,12 @@ async def test_a_pod_of_the_chart_starts_with_rules_that_are_values(tmp_path_fac
     settings |= {"REPLICATOR_WEBHOOK_TOKEN": "", "REPLICATOR_LISTEN": "127.0.0.1:0"}
     async with running(command, cwd=root, settings=settings, program=PROGRAM) as serving:
         assert ask(serving.address, container(pod)["readinessProbe"]["httpGet"]["path"]) == 200
+        # The pod of `helm test` asks by the name of the Service.
+        (test,) = filter(is_test, manifests)
+        name = f"localhost:{serving.address.rpartition(':')[2]}"
+        arguments = container({"spec": test["spec"]})["args"]
+        asked = await replicator(*[name if ":" in word else word for word in arguments], cwd=root)
+        assert asked.code == 0
 
 
 def test_an_unknown_field_would_be_found() -> None:

@@ -20,8 +20,17 @@ app.kubernetes.io/name: {{ include "replicator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* What every object has. */}}
+{{/* The labels of every object; the chart's own win. */}}
 {{- define "replicator.labels" -}}
+{{- toYaml (merge (dict) (fromYaml (include "replicator.ownLabels" .)) .Values.commonLabels) }}
+{{- end }}
+
+{{/* The labels of every pod; those that find it win. */}}
+{{- define "replicator.podLabels" -}}
+{{- toYaml (merge (dict) (fromYaml (include "replicator.selectorLabels" .)) .Values.podLabels (fromYaml (include "replicator.labels" .))) }}
+{{- end }}
+
+{{- define "replicator.ownLabels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{ include "replicator.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -37,6 +46,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "replicator.image" -}}
+{{- if not .Values.image.repository -}}
+{{- fail "image.repository is not set: build the image (make image), push it to your registry, and name it here, e.g. registry.example.com/tools/replicator" }}
+{{- end -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
 {{- else -}}
@@ -70,14 +82,25 @@ terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.podSecurityContext }}
 securityContext:
-  runAsNonRoot: true
-  runAsUser: 10001
-  runAsGroup: 10001
-  fsGroup: 10001
-  fsGroupChangePolicy: OnRootMismatch
-  seccompProfile:
-    type: RuntimeDefault
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.initContainers }}
+initContainers:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 volumes:
   - name: rules
     {{- if .Values.existingRulesSecret }}
@@ -95,6 +118,11 @@ volumes:
   - name: tmp
     emptyDir:
       sizeLimit: 64Mi
+  {{- if and (eq .Values.queue.mode "embedded") .Values.queue.persistence.existingClaim }}
+  - name: state
+    persistentVolumeClaim:
+      claimName: {{ .Values.queue.persistence.existingClaim }}
+  {{- end }}
   {{- with .Values.extraVolumes }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -108,11 +136,13 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 envFrom:
   - configMapRef:
       name: {{ include "replicator.fullname" . }}-settings
+  {{- with .Values.envFrom }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .Values.securityContext }}
 securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
-  capabilities:
-    drop: [ALL]
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{- define "replicator.mounts" -}}
@@ -164,6 +194,10 @@ tolerations:
 {{- end }}
 {{- with .affinity }}
 affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .topologySpreadConstraints }}
+topologySpreadConstraints:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
