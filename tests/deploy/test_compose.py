@@ -1,0 +1,68 @@
+"""The Compose projects of ``deploy/compose`` do what the documentation says of them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import yaml
+
+from tests.docs.pages import ROOT, blocks
+from tests.running import replicator, running
+from tests.standins.distribution import distribution
+from tests.standins.images import fetch_raw, image, push
+
+if TYPE_CHECKING:
+    import pytest
+
+COMPOSE = ROOT / "deploy" / "compose"
+
+
+def project(file: str) -> dict[str, Any]:
+    content = yaml.safe_load((COMPOSE / file).read_text())
+    assert isinstance(content, dict)
+    return content
+
+
+def test_the_registries_to_try_are_reached_from_this_machine_alone() -> None:
+    found = project("try.yaml")
+    assert set(found) == {"services", "volumes"}, "Compose v1 knows no name"
+    published = [port for service in found["services"].values() for port in service["ports"]]
+    assert all(port.startswith("127.0.0.1:") for port in published)
+    # The steps name these ports, and no others.
+    steps = "\n".join(block.text for block in _steps())
+    assert set(re.findall(r"localhost:(\d+)", steps)) == {port.split(":")[1] for port in published}
+
+
+async def test_the_steps_to_try_it_by_hand_copy_an_image(tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.mktemp("t")
+    service = project("try.yaml")["services"]["replicator"]
+    mounted = service["volumes"][0].split(":")[0]
+    rules = (COMPOSE / mounted).read_text()
+    (call,) = [block.text for block in _steps() if "curl" in block.text]
+    first, second = (image(seed, (500,)) for seed in (1, 2))
+    async with distribution() as harbor, distribution() as acr:
+        # The names within the project stand for where the registries are here.
+        (root / "rules.yaml").write_text(rules.replace("harbor:5000", harbor).replace("acr:5000", acr))
+        (event,) = re.findall(r"--data '(.*?)'", call)
+        headers = dict(header.split(": ") for header in re.findall(r"--header '(.*?)'", call))
+        settings = {**service["environment"], "REPLICATOR_CONFIG": "rules.yaml"}
+        await push(harbor, "library/hello", "1", first)
+        async with running("serve", cwd=root, settings=settings) as serving:
+            url, body = f"{serving.url}/webhooks/harbor", event.replace("harbor:5000", harbor)
+            async with aiohttp.ClientSession() as session, session.post(url, data=body, headers=headers) as answer:
+                assert answer.ok, await answer.text()
+            await serving.until("copy done")
+            assert (await fetch_raw(acr, "team-mirror/hello", "1"))[0] == first.content
+            await push(harbor, "library/hello", "2", second)
+            ended = await replicator("backfill", "--config", "rules.yaml", cwd=root)
+            assert ended.code == 0, ended.said
+        assert (await fetch_raw(acr, "team-mirror/hello", "2"))[0] == second.content
+
+
+def _steps() -> list[Any]:
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    line = text[: text.index("\n## Next to Harbor")].count("\n")
+    found = [block for block in blocks("sh") if block.page.name == "deployment.md" and block.line < line]
+    return [block for block in found if "localhost:1" in block.text]
