@@ -82,6 +82,32 @@ def is_internal(address: str) -> bool:
     return any(map(_is_internal, (found, *_translated(found))))
 
 
+_ANY = ("0.0.0.0", "::")  # noqa: S104 - compared with; nothing is bound
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host of a URL means the machine that uses it, e.g. ``localhost``, ``::1``, ``0.0.0.0``."""
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        found = ip_address(plain_address(name))
+    except ValueError:
+        return False
+    return found.is_loopback or found.is_unspecified
+
+
+def is_unspecified(host: str) -> bool:
+    """Tell whether a host stands for every address of a machine, where a server listens but no client connects."""
+    return plain_address(host) in _ANY
+
+
+def shown_url(url: URL, path: str) -> str:
+    """Return the URL of a path where a server listens, for people; ``HOST`` stands for every address."""
+    origin = f"{url.scheme}://HOST:{url.port}" if is_unspecified(url.host or "") else url.origin()
+    return f"{origin}{path}"
+
+
 def _is_internal(found: IPv4Address | IPv6Address) -> bool:
     return (
         found.is_loopback
@@ -251,6 +277,28 @@ def check_webhook_url(value: Any) -> Any:
         raise ValueError("has no path: the webhook's path is /webhooks/harbor")
     # A slash at the end is a typing error there; a proxy's own path may need it.
     return str(url.with_path(url.path.rstrip("/")).with_query(url.query)) if _ends_in_webhook(url) else value
+
+
+def check_reachable(url: str, *, sidecar: bool) -> None:
+    """Check that a URL can mean the replicator where Harbor uses it.
+
+    Args:
+        url: the webhook's.
+        sidecar: whether Harbor is in the same network namespace.
+
+    Raises:
+        ConfigError: the host is every address, or it is the loopback address without ``sidecar``.
+    """
+    host = URL(url).host or ""
+    if is_unspecified(host):
+        problem = f"Harbor can't connect to {host}: it means every address of this machine"
+    elif is_loopback(host) and not sidecar:
+        problem = f"Harbor can't reach the replicator at {host}: for Harbor that is its own machine or container"
+    else:
+        return
+    error = ConfigError("command line", [Problem("--url", problem)])
+    error.add_note("give the host under which Harbor reaches it; with both in one pod, 127.0.0.1 and --sidecar")
+    raise error
 
 
 def check_networks(value: Any) -> Any:

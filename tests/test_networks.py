@@ -6,8 +6,10 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from yarl import URL
 
-from replicator.networks import Networks, is_internal, plain_address
+from replicator.errors import ConfigError
+from replicator.networks import Networks, check_reachable, is_internal, plain_address, shown_url
 
 V4, V6 = st.ip_addresses(v=4), st.ip_addresses(v=6)
 
@@ -102,3 +104,31 @@ def test_this_machine_its_link_and_metadata_services_are_internal(address: str) 
 )
 def test_all_other_addresses_are_not_internal(address: str) -> None:
     assert not is_internal(address)
+
+
+LOOPBACK = ["localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "127.8.0.1", "[::1]", "[::ffff:127.0.0.1]"]
+EVERY_ADDRESS = ["0.0.0.0", "[::]", "[::ffff:0.0.0.0]"]
+
+
+@pytest.mark.parametrize("host", LOOPBACK)
+def test_a_loopback_address_is_taken_for_a_webhook_beside_harbor_alone(host: str) -> None:
+    url = f"http://{host}:8080/webhooks/harbor"
+    with pytest.raises(ConfigError, match="Harbor can't reach the replicator at") as refused:
+        check_reachable(url, sidecar=False)
+    assert "--sidecar" in refused.value.__notes__[0]
+    assert len(f"{refused.value}\n{refused.value.__notes__[0]}".splitlines()) == 3
+    check_reachable(url, sidecar=True)
+
+
+@pytest.mark.parametrize("host", EVERY_ADDRESS)
+def test_an_address_that_only_servers_have_is_never_taken_for_a_webhook(host: str) -> None:
+    for sidecar in (False, True):
+        with pytest.raises(ConfigError, match="every address"):
+            check_reachable(f"http://{host}:8080/webhooks/harbor", sidecar=sidecar)
+    assert shown_url(URL(f"https://{host}:8443"), "/x") == "https://HOST:8443/x"
+
+
+@pytest.mark.parametrize("host", ["replicator.example.com", "10.0.0.7", "localhost.example.com", "[2001:db8::7]"])
+def test_any_other_address_is_taken_and_shown_as_it_is(host: str) -> None:
+    check_reachable(f"http://{host}:8080/webhooks/harbor", sidecar=False)
+    assert shown_url(URL(f"http://{host}:8080"), "/x") == f"http://{host}:8080/x"

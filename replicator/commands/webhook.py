@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from yarl import URL
 
 from replicator.commands.options import Auth, Config, Images, Json, rules_of, run, settings_of
 from replicator.commands.status import existing_queue
@@ -18,6 +19,7 @@ from replicator.harbor.api import SILENT
 from replicator.harbor.events import Answer, send_samples
 from replicator.harbor.policy import shown_address
 from replicator.harbor.registration import Change, Policies, PolicyChange, PolicyStatus
+from replicator.networks import check_reachable, is_loopback
 from replicator.queue import named, note_action, system_user
 from replicator.reference import Repository
 from replicator.registry import Access
@@ -46,6 +48,9 @@ Projects = Annotated[
 User = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Log in with this name instead of the rules' logins; prompts for the password."),
+]
+Sidecar = Annotated[
+    bool, typer.Option("--sidecar", help="Harbor runs in the same pod or network namespace: accept a loopback address.")
 ]
 SkipVerify = Annotated[bool, typer.Option("--skip-cert-verify", help="Do not verify the webhook's TLS certificate.")]
 
@@ -94,7 +99,7 @@ class Scope:
             return dataclasses.replace(found, username=self.login[0], password=self.login[1])
 
         async with open_registries(self.settings, access) as (registries, _):
-            yield Policies(self.rules, registries, self.projects)
+            yield Policies(self.rules, registries, self.projects, self.login[0] if self.login is not None else "")
 
 
 @webhook.command()
@@ -103,6 +108,7 @@ def register(
     webhook_url: Url = None,
     project: Projects = None,
     user: User = None,
+    sidecar: Sidecar = False,
     skip_cert_verify: SkipVerify = False,
     as_json: Json = False,
     config: Config = None,
@@ -110,6 +116,7 @@ def register(
     images: Images = None,
 ) -> None:
     """Create or correct the webhook policy in every project that the rules name; other policies are left alone."""
+    check_reachable(needed_url(settings_of(context, quiet=True)), sidecar=sidecar)
     scope = Scope.of(context, project, user)
     run(register_policies(scope, skip_cert_verify=skip_cert_verify, as_json=as_json, out=Console()))
 
@@ -216,9 +223,8 @@ async def try_webhook(settings: Settings, *, verify: bool, as_json: bool, out: C
     Raises:
         ConfigError: URL or token is missing.
     """
-    answers: list[Answer] | None = await stoppable(
-        send_samples(needed_url(settings), needed_token(settings), verify=verify)
-    )
+    url, token = needed_url(settings), needed_token(settings)
+    answers: list[Answer] | None = await stoppable(send_samples(url, token, verify=verify))
     if answers is None:
         return INTERRUPTED
     if as_json:
@@ -227,7 +233,9 @@ async def try_webhook(settings: Settings, *, verify: bool, as_json: bool, out: C
         for answer in answers:
             status = answer.status if answer.status is not None else "no answer"
             say(f"{'ok' if answer.ok else 'failed'}  {answer.format}: {status}: {answer.meaning}", out)
-        say("The sample was sent from this machine. Whether Harbor reaches the webhook: replicator webhook list", out)
+        if is_loopback(host := URL(url).host or ""):
+            say(f"warning: {host} is this machine here, and for Harbor it is Harbor's own: use another URL there", out)
+        say("The sample was sent from this machine. Harbor must reach the URL too: see replicator webhook list", out)
     return OK if all(answer.ok for answer in answers) else FAILED
 
 
@@ -239,9 +247,7 @@ def needed_token(settings: Settings) -> str | None:
     """
     if settings.token is not None or settings.webhook_anonymous:
         return settings.token
-    message = (
-        "set it to the token that replicator serve has, for Harbor to send; or set REPLICATOR_WEBHOOK_ANONYMOUS=true"
-    )
+    message = "set it to the token of replicator serve, for Harbor to send; or set REPLICATOR_WEBHOOK_ANONYMOUS=true"
     raise ConfigError("settings", [Problem("REPLICATOR_WEBHOOK_TOKEN", message)])
 
 
@@ -252,9 +258,7 @@ def needed_url(settings: Settings) -> str:
         ConfigError: there is none.
     """
     if settings.webhook_url is None:
-        message = (
-            "give the URL under which Harbor reaches the webhook, e.g. https://replicator.example.com/webhooks/harbor"
-        )
+        message = "give the webhook's URL as Harbor reaches it, e.g. https://replicator.example.com/webhooks/harbor"
         raise ConfigError("command line", [Problem("--url", message)])
     return settings.webhook_url
 

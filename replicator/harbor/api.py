@@ -359,18 +359,21 @@ class CircuitBreaker:
             self._open[registry] = error
 
 
-def advised(error: ReplicatorError, project: str) -> str:
+def advised(error: ReplicatorError, project: str, user: str = "") -> str:
     """Return the text of an error that ended the work on a project's policies, with what to do, as it is stored.
 
     Args:
         error: what went wrong.
         project: empty if the projects could not be listed.
+        user: the name of ``--user``; empty for the logins of the rules.
     """
     advice, text = "", ErrorText.of(error)
     if not isinstance(error, RegistryError):
         return text.stored
     if isinstance(error, NoHarbor):
         advice = "this is not a Harbor, so it sends no events: only the reconcile finds its pushes"
+    elif isinstance(error, Unauthorized) and user:
+        return replace(text, do=f"the password of {user} was refused: run the command again with the right one").stored
     elif isinstance(error, Unauthorized):
         advice = (
             f"check the username and password of {error.registry} under auth, and that its robot account has not "

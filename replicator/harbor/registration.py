@@ -131,9 +131,11 @@ class Policies:
     Args:
         registries: the connections to the Harbors, with logins that may manage policies.
         only: the projects to manage; empty for all.
+        user: replaces the user names of the rules; empty for none.
     """
 
-    def __init__(self, rules: Rules, registries: Registries, only: Collection[str] = ()) -> None:
+    def __init__(self, rules: Rules, registries: Registries, only: Collection[str] = (), user: str = "") -> None:
+        self._user = user
         self._rules = rules
         self._registries = registries
         self._only = only
@@ -245,7 +247,7 @@ class Policies:
         places, failed = await named_projects(self._rules.sources(), self._registries, self._only)
         done: dict[tuple[str, str], PolicyChange] = {}
         for registry, error in failed.items():
-            done[canonical(registry), ""] = PolicyChange(registry, "", Change.FAILED, advised(error, ""))
+            done[canonical(registry), ""] = self._failed(registry, "", error)
         breaker = CircuitBreaker()
         for registry, project in places:
             place = canonical(registry), project
@@ -259,12 +261,15 @@ class Policies:
                 change, note = await step(WebhookApi(registry, project, transport), registry)
             except ReplicatorError as error:
                 breaker.failed(registry, error)
-                is_harbor = not isinstance(error, NoHarbor)
-                done[place] = PolicyChange(registry, project, Change.FAILED, advised(error, project), is_harbor)
+                done[place] = self._failed(registry, project, error)
             else:
                 breaker.answered(registry)
                 done[place] = PolicyChange(registry, project, change, note)
         return list(done.values())
+
+    def _failed(self, registry: str, place: str, error: ReplicatorError) -> PolicyChange:
+        text, is_harbor = advised(error, place, self._user), not isinstance(error, NoHarbor)
+        return PolicyChange(registry, place, Change.FAILED, text, is_harbor)
 
 
 async def _delete_later(
@@ -286,10 +291,9 @@ async def _delete_later(
             if not remaining:
                 del kept[place]
     for place, (_, policies) in kept.items():
-        names = ", ".join(policy.title for policy in policies)
         failed[place] = (
-            f"{names} remains, but is disabled and sends nothing; Harbor deletes it only when its deliveries have "
-            f"ended, and some had not after {patience:g} s: run this again in some minutes"
+            f"{', '.join(policy.title for policy in policies)} remains, but is disabled and sends nothing; Harbor "
+            f"deletes it after its last delivery, and some had not ended after {patience:g} s: run this again later"
         )
     return failed
 
@@ -300,9 +304,8 @@ def registration_problems(settings: Settings) -> list[Problem]:
         return []
     problems = []
     if settings.webhook_url is None:
-        what = "set it to the address where Harbor reaches the webhook"
-        example = "https://replicator.example.com/webhooks/harbor"
-        problems.append(Problem("REPLICATOR_WEBHOOK_URL", f"{_WHY}{what}, e.g. {example}"))
+        what = "the webhook's URL as Harbor reaches it, e.g. https://replicator.example.com/webhooks/harbor"
+        problems.append(Problem("REPLICATOR_WEBHOOK_URL", f"{_WHY}set it to {what}"))
     problems += _missing_token(settings)
     if settings.schedule is None:
         what = "policies are registered by reconciles, which are off"
@@ -316,8 +319,7 @@ def needed_for_policies(settings: Settings) -> None:
     Raises:
         ConfigError: with everything that is missing.
     """
-    problems = registration_problems(settings)
-    if problems:
+    if problems := registration_problems(settings):
         raise ConfigError("settings", problems)
 
 
@@ -368,9 +370,8 @@ class Registrar:
         policies = Policies(self._rules, self._registries)
         done = await policies.register(self._url, self._token, skip_cert_verify=None)
         silent = policies.silent()
-        for registry in silent:
-            if registry not in self._silent:
-                log.warning("webhooks switched off", registry=registry, error=SILENT)
+        for registry in sorted({*silent} - {*self._silent}):
+            log.warning("webhooks switched off", registry=registry, error=SILENT)
         self._silent = silent
         failed = {(each.registry, each.project): each for each in done if each.change is Change.FAILED}
         for each in done:
@@ -388,8 +389,8 @@ class Registrar:
             say = log.warning if each.is_harbor else log.info
             say("webhook not registered", registry=each.registry, project=each.project, error=each.note)
         if len(failures) > _SHOWN_FAILURES:
-            more = len(failures) - _SHOWN_FAILURES
-            log.warning("webhooks not registered", more=more, advice="replicator webhook list shows all")
+            advice = "replicator webhook list shows all"
+            log.warning("webhooks not registered", more=len(failures) - _SHOWN_FAILURES, advice=advice)
 
 
 def _missing_token(settings: Settings) -> list[Problem]:

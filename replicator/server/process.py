@@ -20,6 +20,7 @@ import structlog
 
 from replicator import __version__
 from replicator.harbor.registration import needed_for_policies, open_registrar
+from replicator.networks import shown_url
 from replicator.queue import InForce, Lane, announced, hearing
 from replicator.queue.connection import open_redis
 from replicator.queue.move import left_behind
@@ -391,8 +392,8 @@ def _probes_listener(settings: Settings) -> contextlib.AbstractContextManager[so
 
 
 def _log_webhook(url: URL) -> None:
-    log.info("listening", address=url.authority, webhook=f"{url.origin()}/webhooks/harbor")
+    log.info("listening", address=url.authority, webhook=shown_url(url, "/webhooks/harbor"))
 
 
 def _log_probes(url: URL) -> None:
-    log.info("listening for probes", address=url.authority, metrics=f"{url.origin()}/metrics")
+    log.info("listening for probes", address=url.authority, metrics=shown_url(url, "/metrics"))

@@ -105,7 +105,9 @@ async def two(acr: AcrStandIn, acr_upstream: str, tmp_path: Path) -> AsyncIterat
 async def test_pushes_at_both_go_through_one_webhook_each_under_its_public_name(two: Sites) -> None:
     pushed: tuple[Image | Index, ...] = (image(1), multi_arch(2))
     async with running("serve", "--config", two.rules(), cwd=two.directory) as serving:
-        registered = await two.called("webhook", "register", "--json", "--url", f"{serving.url}/webhooks/harbor")
+        registered = await two.called(
+            "webhook", "register", "--sidecar", "--json", "--url", f"{serving.url}/webhooks/harbor"
+        )
         assert registered.code == 0, registered.said
         assert [(row["registry"], row["change"]) for row in json.loads(registered.out)] == [
             (name, "created") for name in NAMES
@@ -121,7 +123,9 @@ async def test_pushes_at_both_go_through_one_webhook_each_under_its_public_name(
             assert line["source"] == f"{site.name}/team/app:v1"
             await verify_tree(two.behind_acr, f"image-syncer/{letter}-app", "v1", root)
             assert site.harbor.faults.log.count("GET", "^/service/token$", 200)
-        again = await two.called("webhook", "register", "--json", "--url", f"{serving.url}/webhooks/harbor")
+        again = await two.called(
+            "webhook", "register", "--sidecar", "--json", "--url", f"{serving.url}/webhooks/harbor"
+        )
         assert {row["change"] for row in json.loads(again.out)} == {"unchanged"}
         listed = await two.called("webhook", "list", "--json", "--url", f"{serving.url}/webhooks/harbor")
         assert [row["registry"] for row in json.loads(listed.out)["policies"]] == list(NAMES)

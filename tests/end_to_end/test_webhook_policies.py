@@ -37,6 +37,7 @@ async def webhook(
 
 async def called(house: House, command: str, *arguments: str, url: str | None = URL) -> Ended:
     given = ["--url", url] if url else []
+    given += ["--sidecar"] if command == "register" and url and "//127.0.0.1:" in url else []
     ended = await replicator(
         "webhook", command, *given, *arguments, cwd=house.directory, settings={"REPLICATOR_WEBHOOK_TOKEN": TOKEN}
     )
@@ -224,6 +225,14 @@ async def test_a_refusal_of_harbor_is_explained(house: House, status: int, says:
     ended = await webhook(house, "register", "--project", "team")
     assert ended.code == 1
     assert says in ended.out
+
+
+async def test_a_wrong_password_of_another_user_is_told_as_this_users(house: House) -> None:
+    house.harbor.faults.add(Fault(Answer(401, "UNAUTHORIZED"), "GET", "/webhook/policies", times=None))
+    ended = await called(house, "register", "--user", "jane", "--config", str(house.rules(EVERYTHING)))
+    assert ended.code == 1
+    assert "the password of jane was refused" in ended.out
+    assert "under auth" not in ended.out
 
 
 async def test_a_registry_that_is_no_harbor_is_told_and_the_others_are_done(house: House) -> None:
