@@ -1,10 +1,15 @@
 """``replicator init``: write a first rules file and its ``.env`` from a few answers; works offline."""
 
+import contextlib
 import math
 import os
+import re
 import secrets
 import shlex
+import sys
 import tempfile
+import termios
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
@@ -25,6 +30,8 @@ _QUESTIONS = {
     "namespace": "ACR namespace",
     "project": "Harbor projects to copy, separated by commas",
 }
+_HOSTS = frozenset({"harbor", "acr"})
+_SCHEME = re.compile("https?://", re.IGNORECASE)
 _ENVIRONMENT = Path(".env")
 _EXISTS = "already exists; --force overwrites it"
 
@@ -48,18 +55,21 @@ def init(
     _check_free(() if force else (output, _ENVIRONMENT))
     given = {"harbor": harbor, "harbor_user": harbor_user, "acr": acr, "acr_user": acr_user, "namespace": namespace}
     given["project"] = ",".join(project) if project else None
-    found = _completed(given, ask=not yes)
+    with _echo(shown=False):
+        _write(_completed(given, ask=not yes), output, ask=not yes, force=force)
 
-    projects = tuple(name.strip() for name in found.pop("project").split(",") if name.strip())
-    answers = Answers(**found, projects=projects)
+
+def _write(found: dict[str, str], output: Path, *, ask: bool, force: bool) -> None:
+    """Ask for the passwords, and write both files."""
+    answers = Answers(**{name: text for name, text in found.items() if name != "project"}, projects=_names(found))
     rules = render_rules(answers)
     passwords = ("", "")
-    if not yes:
+    if ask:
         passwords = _password(answers.harbor_user), _password(answers.acr_user)
     environment = render_environment(Tokens.new(), *passwords)
     write(_ENVIRONMENT, environment, mode=0o600, force=force)
     write(output, rules, mode=0o644, force=force)
-    _print_next_steps(output, f"{answers.harbor}/{projects[0]}/app:v1", complete=all(passwords))
+    _print_next_steps(output, answers, complete=all(passwords))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,25 +118,36 @@ class Answers:
     projects: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        problems = [
-            Problem(option, f"{host!r} is no registry host: it needs a dot or a port, and no https://")
-            for option, host in (("--harbor", self.harbor), ("--acr", self.acr))
-            if not is_registry(host)
-        ]
-        problems += [
-            Problem(option, f"{name!r} is no name: use lower-case letters, digits, - _ . and no slash")
-            for option, name in (("--namespace", self.namespace), *(("--project", name) for name in self.projects))
-            if not is_repository_name(name) or "/" in name
-        ]
-        problems += [
-            Problem(option, "is empty")
-            for option, name in (("--harbor-user", self.harbor_user), ("--acr-user", self.acr_user))
-            if not name
-        ]
-        if not self.projects:
-            problems.append(Problem("--project", "is missing: name at least one Harbor project"))
-        if problems:
+        texts = {"harbor": self.harbor, "harbor_user": self.harbor_user, "acr": self.acr, "acr_user": self.acr_user}
+        texts |= {"namespace": self.namespace, "project": ",".join(self.projects)}
+        if problems := [problem for name, text in texts.items() for problem in _problems(name, text)]:
             raise ConfigError("command line", problems)
+
+
+def _names(found: dict[str, str]) -> tuple[str, ...]:
+    return tuple(name.strip() for name in found["project"].split(",") if name.strip())
+
+
+def _cleaned(name: str, text: str) -> str:
+    """Return an answer without what a person copies with it: spaces, and of a host the scheme and the last slash."""
+    text = text.strip()
+    return _SCHEME.sub("", text, count=1).rstrip("/") if name in _HOSTS else text
+
+
+def _problems(name: str, text: str) -> list[Problem]:
+    """Return what is wrong with the answer to one question."""
+    option = f"--{name.replace('_', '-')}"
+    if name in _HOSTS:
+        return [] if is_registry(text) else [Problem(option, f"{text!r} is not a host; example: harbor.example.com")]
+    if name in ("harbor_user", "acr_user"):
+        return [] if text else [Problem(option, "is empty")]
+    names = _names({"project": text}) if name == "project" else (text,)
+    if not names:
+        return [Problem(option, "is missing: name at least one Harbor project")]
+    wrong = [each for each in names if not is_repository_name(each) or "/" in each]
+    return [
+        Problem(option, f"{each!r} is no name: use lower-case letters, digits, - _ . and no slash") for each in wrong
+    ]
 
 
 def _check_free(paths: tuple[Path, ...]) -> None:
@@ -141,7 +162,39 @@ def _completed(given: dict[str, str | None], *, ask: bool) -> dict[str, str]:
     if missing and not ask:
         problems = [Problem(f"--{name.replace('_', '-')}", "is missing, and --yes does not prompt") for name in missing]
         raise ConfigError("command line", problems)
-    return {name: typer.prompt(_QUESTIONS[name]) if value is None else value for name, value in given.items()}
+    # What the options say is checked before the first question.
+    cleaned = {name: _cleaned(name, value) for name, value in given.items() if value is not None}
+    if problems := [problem for name, text in cleaned.items() for problem in _problems(name, text)]:
+        raise ConfigError("command line", problems)
+    return {name: cleaned[name] if name in cleaned else _ask(name) for name in given}
+
+
+def _ask(name: str) -> str:
+    """Ask a question until its answer is right; a wrong one costs no other answer."""
+    while True:
+        with _echo(shown=True):
+            text = _cleaned(name, str(typer.prompt(_QUESTIONS[name])))
+        problems = _problems(name, text)
+        if not problems:
+            return text
+        for problem in problems:
+            typer.echo(f"  {problem.message}", err=True)
+
+
+@contextlib.contextmanager
+def _echo(*, shown: bool) -> Iterator[None]:
+    """Switch the terminal's echo: characters typed between two prompts may be a password, typed too early."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    flags = before[3] | termios.ECHO if shown else before[3] & ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSANOW, [*before[:3], flags, *before[4:]])
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
 def _password(user: str) -> str:
@@ -149,7 +202,10 @@ def _password(user: str) -> str:
     return str(typer.prompt(question, default="", show_default=False, hide_input=True))
 
 
-def _print_next_steps(output: Path, example: str, *, complete: bool) -> None:
+def _print_next_steps(output: Path, answers: Answers, *, complete: bool) -> None:
+    example = f"{answers.harbor}/{answers.projects[0]}/app:v1"
+    # A robot account has no permission for webhook policies, unless someone grants it.
+    login = " --user admin" if "$" in answers.harbor_user or "robot" in answers.harbor_user else ""
     config = shlex.quote(str(output))
     typer.echo(f"Written: {output} and {_ENVIRONMENT}, with tokens for the webhook, the status page and the API.")
     typer.echo("Next steps:")
@@ -160,8 +216,9 @@ def _print_next_steps(output: Path, example: str, *, complete: bool) -> None:
     typer.echo(f"  replicator backfill --config {config} --dry-run     # list what would be copied")
     typer.echo(f"  replicator serve --config {config}                  # start it; also copies existing images")
     typer.echo(
-        f"  replicator webhook register --config {config} --url http://HOST:8080/webhooks/harbor   # connect Harbor"
+        "  # connect Harbor; HOST is this machine as Harbor reaches it" + (login and ", admin a project administrator")
     )
+    typer.echo(f"  replicator webhook register --config {config} --url http://HOST:8080/webhooks/harbor{login}")
 
 
 def render_rules(answers: Answers) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
 import re
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from replicator.commands import app
-from replicator.commands.init import Answers, Tokens, render_environment, render_rules
+from replicator.commands.init import Answers, Tokens, _echo, render_environment, render_rules
 from replicator.errors import ConfigError
 from replicator.reference import Reference
 from replicator.rules import load, parse
@@ -89,6 +91,40 @@ def test_passwords_that_are_asked_for_stand_in_the_environment_file_alone(
     assert (environment["HARBOR_PASSWORD"], environment["ACR_PASSWORD"]) == ("pa$$'w\\", "other-secret")
     assert "other-secret" not in ended.output + (tmp_path / "rules.yaml").read_text()
     assert "fill in" not in ended.output
+
+
+def test_a_pasted_address_is_taken_and_one_wrong_answer_is_asked_again_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answers = ["harbor", " https://harbor.example.com/ ", "robot$r", "HTTP://acr.example.com", "u@1"]
+    answers += ["a/b", "mirror", "Team", "team", "", ""]
+    ended = CliRunner().invoke(app, ["init"], input="\n".join([*answers, ""]))
+    assert ended.exit_code == 0, ended.output
+    assert ended.output.count("Harbor host") == ended.output.count("ACR namespace") == 2
+    assert ended.output.count("Harbor robot account") == 1
+    assert "'harbor' is not a host" in ended.output
+    assert destinations(tmp_path / "rules.yaml", "harbor.example.com/team/a:1") == ["acr.example.com/mirror/team-a:1"]
+
+
+@pytest.mark.parametrize(("user", "more"), [("robot$r", " --user admin"), ("jane", "")])
+async def test_the_command_that_connects_harbor_fits_the_login(user: str, more: str, tmp_path: Path) -> None:
+    ended = await replicator(*OPTIONS, f"--harbor-user={user}", "--yes", cwd=tmp_path)
+    (line,) = [line for line in ended.out.splitlines() if "webhook register" in line]
+    assert line.endswith(f"--url http://HOST:8080/webhooks/harbor{more}")
+
+
+def test_a_terminal_shows_what_is_typed_at_a_prompt_and_nothing_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    person, terminal = pty.openpty()
+    with os.fdopen(terminal, encoding="utf-8") as stdin, os.fdopen(person, "r+b", buffering=0) as keyboard:
+        monkeypatch.setattr("sys.stdin", stdin)
+        with _echo(shown=False):
+            keyboard.write(b"too-early\n")
+            assert stdin.readline() == "too-early\n"
+            with _echo(shown=True):
+                keyboard.write(b"answer\n")
+                assert stdin.readline() == "answer\n"
+        assert keyboard.read(100) == b"answer\r\n"
 
 
 def test_every_token_is_random_and_serve_takes_them_as_they_are_written(tmp_path: Path) -> None:
