@@ -130,8 +130,18 @@ async def look_for(
                     [Finding("list", subject, FindingState.OK, f"matches {first}"), *found],
                     [request for request in sound if request.source == first],
                 )
+    if source.repository is None and source.project is not None and await _is_empty(registries, source):
+        message = f"project {source.project} has no repository yet: push an image, then check again"
+        return [Finding("list", subject, FindingState.NOT_TRIED, message)], []
     message = "no image matches: check names and tags in the rule, and whether the login can see the project"
     return [Finding("list", subject, FindingState.FAILED, message)], []
+
+
+async def _is_empty(registries: Registries, source: Source) -> bool:
+    """Tell whether the project of a pattern has no repository at all, which is no mistake of the rule."""
+    place = Repository(source.registry, f"{source.project}/x")
+    async with aclosing(HarborApi(source.registry, registries.transport(place)).repositories(place.name[:-2])) as rows:
+        return await anext(rows, None) is None
 
 
 async def _repositories(registries: Registries, source: Source) -> AsyncGenerator[Repository, None]:

@@ -71,6 +71,12 @@ async def test_a_rule_that_matches_nothing_is_told(pushed: House) -> None:
     assert "no image matches" in failed(await checked(pushed, rules, 1))["list"]
 
 
+async def test_a_project_without_a_repository_is_no_mistake(pushed: House) -> None:
+    lines = await checked(pushed, pushed.rules({**RULE, "HARBOR/team/**": "ACR/image-syncer/{flat}"}), 0)
+    assert not failed(lines)
+    assert "project team has no repository yet" in " ".join(line["message"] for line in lines if line["name"] == "list")
+
+
 async def test_a_host_that_refuses_connections_is_told(pushed: House) -> None:
     rules = pushed.rules(RULE)
     rules.write_text(rules.read_text().replace(pushed.harbor.host, "127.0.0.1:1"))
