@@ -27,45 +27,97 @@ from replicator.errors import FAILED, OK, USAGE, ConfigError, ErrorClass, ErrorT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["COMMANDS", "app", "load_command", "main"]
+__all__ = ["COMMANDS", "EXAMPLES", "app", "load_command", "main"]
 
 COMMANDS = {
-    "init": ("init", "Write a first rules file, and .env with its secrets; prompts for what no option gives."),
+    "init": ("init", "Write a first rules file, and .env with its secrets. Asks for missing answers."),
     "convert": (
         "convert",
         "Convert a file of image-syncer, regsync, skopeo sync or Harbor's replication to a rules file.",
     ),
-    "serve": ("serve", "Receive Harbor's webhooks and copy every pushed image, until SIGTERM."),
-    "worker": ("serve", "Copy queued images, until SIGTERM; any number of workers can share one Redis."),
+    "serve": ("serve", "Receive Harbor's webhooks and copy every pushed image. Runs until SIGTERM."),
+    "worker": ("serve", "Copy queued images. Runs until SIGTERM. Any number of workers can share one Redis."),
     "backfill": ("backfill", "Copy all existing tags that match the rules, and report each result."),
-    "verify": ("verify", "Compare both sides and prove the result: a signed file, and its check; copies nothing."),
+    "verify": ("verify", "Compare source and destination, and sign the result on request. Copies nothing."),
     "copy": (
         "copy",
-        "Copy one image now, in the foreground; with the logins of the rules file if there is one, else with Docker's.",
+        "Copy one image now, with the logins of the rules file, or without one with Docker's logins.",
     ),
     "wait": (
         "wait",
-        "Wait until every destination of an image names what the source names now, e.g. in a pipeline.",
+        "Wait until an image has arrived at all its destinations, e.g. in a pipeline.",
     ),
-    "explain": ("explain", "Show which rules match an image and where it would be copied; works offline."),
-    "schema": ("explain", "Print the JSON schema of the rules file, for completion and validation in editors."),
+    "explain": ("explain", "Show which rules match an image, and its destinations. Works offline."),
+    "schema": ("explain", "Print the JSON schema of the rules file, for completion and validation in an editor."),
     "check": (
         "check",
-        "Test hosts, logins, permissions, queue and webhook, and explain how to fix what fails; copies nothing.",
+        "Test hosts, logins, permissions, queue and webhook, with advice for each problem. Copies nothing.",
     ),
-    "health": ("health", "Check whether the replicator on this machine is alive; exit code 0 if it is, else 1."),
+    "health": ("health", "Check that the replicator on this machine is alive. Exit code 0: alive; 1: not."),
     "status": ("status", "Show the queue: queued and running copies, waiting retries, dead letters and workers."),
     "queue": ("queue", "List, pause, resume and cancel pending copies, or move them all to a Redis."),
-    "reconcile": ("status", "Approve the replacements of a scheduled reconcile that waits for it."),
+    "reconcile": ("status", "Approve the replacements of a waiting reconcile."),
     "failures": (
         "failures",
-        "Show why copies are no longer retried (dead letters), by cause. Subcommands retry or drop them.",
+        "Show dead letters (copies that are no longer retried) by cause. Subcommands retry or drop them.",
     ),
     "history": ("history", "Show the latest actions of people, reconciles and finished copies."),
     "webhook": ("webhook", "Manage Harbor's webhook policies."),
     "notify": ("notify", "Test notifications (DingTalk, Feishu, WeCom, Slack)."),
+    "version": ("explain", "Show the version."),
 }
 """The module of each command and the first paragraph of its help, in the order of first use."""
+_RULES = "--config rules.yaml"
+_WEBHOOK = "http://replicator.example.com:8080/webhooks/harbor"
+EXAMPLES = {
+    "init": ("init", "init --harbor harbor.example.com --acr registry.cn-beijing.aliyuncs.com --project team"),
+    "convert": ("convert auth.yaml images.yaml --output rules.yaml", "convert regsync.yaml --from regsync"),
+    "serve": (f"serve {_RULES}", f"serve {_RULES} --listen 127.0.0.1:8080 --reconcile 6h"),
+    "worker": (f"worker {_RULES} --lane events",),
+    "backfill": (
+        f"backfill {_RULES} --dry-run --forecast",
+        f"backfill {_RULES} --only 'team/**' --report report.csv",
+        f"backfill {_RULES} --since 7d --fast",
+    ),
+    "verify": (
+        f"verify {_RULES} --deep --attest attestation.jsonl --key key.pem",
+        "verify --check attestation.jsonl --key key.pem.pub",
+    ),
+    "copy": ("copy harbor.example.com/team/app:v1 registry.cn-beijing.aliyuncs.com/team-mirror/app:v1",),
+    "wait": (f"wait harbor.example.com/team/app:v1 {_RULES} --timeout 5m",),
+    "explain": (f"explain harbor.example.com/team/app:v1 {_RULES}",),
+    "schema": ("schema > rules.schema.json",),
+    "check": (f"check {_RULES}", f"check {_RULES} --only 'team/**' --json"),
+    "health": ("health", "health --listen 127.0.0.1:8080"),
+    "status": ("status", "status --watch 5"),
+    "queue": ("queue list --lane events",),
+    "queue list": ("queue list --source 'team/**'",),
+    "queue pause": ("queue pause --host harbor.example.com",),
+    "queue resume": ("queue resume --host harbor.example.com", "queue resume --all"),
+    "queue cancel": ("queue cancel --source team/app:v1 --dry-run",),
+    "queue move": ("queue move --state-dir /var/lib/replicator",),
+    "reconcile": ("reconcile approve",),
+    "reconcile approve": ("reconcile approve",),
+    "failures": ("failures", "failures --list", "failures retry --all"),
+    "failures retry": (
+        "failures retry registry.cn-beijing.aliyuncs.com/team-mirror/app:v1",
+        "failures retry --all",
+    ),
+    "failures drop": ("failures drop registry.cn-beijing.aliyuncs.com/team-mirror/app:v1",),
+    "history": ("history --limit 50",),
+    "webhook": (f"webhook register {_RULES} --url {_WEBHOOK} --user admin",),
+    "webhook register": (
+        f"webhook register {_RULES} --url {_WEBHOOK} --user admin",
+        f"webhook register {_RULES} --url http://127.0.0.1:8081/webhooks/harbor --sidecar",
+    ),
+    "webhook list": (f"webhook list {_RULES} --user admin",),
+    "webhook test": (f"webhook test --url {_WEBHOOK}",),
+    "webhook unregister": (f"webhook unregister {_RULES} --url {_WEBHOOK} --user admin",),
+    "notify": ("notify test",),
+    "notify test": ("notify test",),
+    "version": ("version",),
+}
+"""Command lines without ``replicator``, for the help of each command and subcommand."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 """Errors of writing to stdout when it is a file that can't grow."""
 
@@ -89,7 +141,15 @@ def load_command(name: str) -> Any:
         command.cls = _Command
     found: Any = typer.main.get_command(function)
     found.name = name
+    found.epilog = _examples(name)
+    for each, subcommand in getattr(found, "commands", {}).items():
+        subcommand.epilog = _examples(f"{name} {each}")
     return found
+
+
+def _examples(name: str) -> str:
+    """Return the examples of a command for its help; typer joins lines, and keeps paragraphs apart."""
+    return "\n\n".join(["Examples:", *(f"  replicator {line}" for line in EXAMPLES[name])])
 
 
 # Newer versions of typer contain a copy of click, older ones depend on it. No type fits both, hence Any.
@@ -151,7 +211,7 @@ app = typer.Typer(
     name="replicator",
     cls=_LazyGroup,
     help="Replicate images from Harbor to Alibaba Cloud Container Registry, on every push and in bulk.",
-    epilog="Every setting can also come from a REPLICATOR_ variable, .env or a secret file; options win. "
+    epilog="Every setting is also a REPLICATOR_ variable, in the environment, .env or a secret file; options win. "
     "Exit codes: 0 success, 1 a copy failed, 2 invalid usage or configuration, 130 interrupted.",
     no_args_is_help=True,
     add_completion=True,
@@ -169,7 +229,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Take the options before the command's name."""

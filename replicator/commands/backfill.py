@@ -139,27 +139,25 @@ def backfill(
             help="Only tags pushed since then, if Harbor knows the time: 24h, 7d or 2026-01-31T18:00.",
         ),
     ] = None,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="Skip the check of destinations that were recently verified.")
-    ] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Skip destinations that were verified recently.")] = False,
     within: Annotated[
         str | None,
-        typer.Option(metavar="DURATION", help=f"What is recent for --fast: 12h, 30d; {_WITHIN} by default."),
+        typer.Option(metavar="DURATION", help=f"Age limit of --fast, e.g. 12h or 30d; default {_WITHIN}."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Also copy what is up to date.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also copy images that are up to date.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Queue what differs, and leave the copying to serve or worker.")
+        bool, typer.Option("--detach", help="Only queue the differences; serve or worker copies them.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit code 1 if a destination still holds a former image.")
+        bool, typer.Option("--strict", help="Exit with code 1 if a destination still has an old image.")
     ] = False,
     retries: Annotated[
         int, typer.Option("--retries", "-r", min=0, max=1000, metavar="NUMBER", help="Retries of a failing copy.")
     ] = 2,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be copied.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the copies, but copy nothing.")] = False,
     forecast: Annotated[
-        bool, typer.Option("--forecast", help="With --dry-run: tell the bytes, requests and time that the run takes.")
+        bool, typer.Option("--forecast", help="With --dry-run: estimate bytes, requests and time.")
     ] = False,
     rate: Annotated[
         str | None,
@@ -171,13 +169,16 @@ def backfill(
         typer.Option(metavar="FILE", help="Write one row per tag to this file; .json, .jsonl or .csv sets the format."),
     ] = None,
     report_format: Annotated[
-        Literal["json", "jsonl", "csv"] | None, typer.Option(help="Format of the report, whatever the file is called.")
+        Literal["json", "jsonl", "csv"] | None,
+        typer.Option(help="Format of the report. Default: by the name of the file."),
     ] = None,
     attest: Attest = None,
     key: Key = None,
     output_success_images: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the images in place to this file: each source and its destinations."),
+        typer.Option(
+            metavar="FILE", help="Write the successful images to this file: each source and its destinations."
+        ),
     ] = None,
     output_failed_images: Annotated[
         Path | None,

@@ -62,14 +62,14 @@ def copy(
         bool, typer.Option("--signatures", help="Also copy signatures, and other artifacts that refer to the image.")
     ] = False,
     overwrite: Annotated[
-        Literal["always", "never"], typer.Option(help="Whether a tag that names another image is replaced.")
+        Literal["always", "never"], typer.Option(help="Replace a tag that names another image: always or never.")
     ] = "always",
     as_json: Json = False,
     log: Log = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
-    """Copy one image now, in the foreground; with the logins of the rules file if there is one, else with Docker's."""
+    """Copy one image now, with the logins of the rules file, or without one with Docker's logins."""
     settings = settings_of(context, quiet=True)
     target = parse_reference(destination, "DESTINATION")
     run(

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from replicator import __version__
 from replicator.aliyun import TemporaryLogins, Visibility
 from replicator.aliyun.acr import EDITIONS, Edition, KnownEdition, name_doubt
 from replicator.commands.options import (
@@ -45,7 +46,7 @@ def explain(
     namespace: Namespace = None,
     as_json: Json = False,
 ) -> None:
-    """Show which rules match an image and where it would be copied; works offline."""
+    """Show which rules match an image, and its destinations. Works offline."""
     rules = rules_of(context, settings_of(context, quiet=True))
     proxies = Proxies.from_environ(variables())
     image = parse_reference(full_name(reference), "REFERENCE")
@@ -130,7 +131,7 @@ def explanation(rules: Rules, reference: Reference, proxies: Proxies) -> dict[st
 def schema(
     events: Annotated[bool, typer.Option("--events", help="Print the AsyncAPI document of CloudEvents.")] = False,
 ) -> None:
-    """Print the JSON schema of the rules file, for completion and validation in editors."""
+    """Print the JSON schema of the rules file, for completion and validation in an editor."""
     if events:
         # Imported here: nothing else of this command needs the server.
         from replicator.server.cloudevents.models import document
@@ -138,6 +139,11 @@ def schema(
         typer.echo(json.dumps(document(), indent=2))
         return
     typer.echo(json.dumps(rules_schema(), indent=2))
+
+
+def version() -> None:
+    """Show the version."""
+    typer.echo(f"replicator {__version__}")
 
 
 def _routes(rules: Rules, requests: Iterable[CopyRequest], proxies: Proxies) -> dict[str, str]:

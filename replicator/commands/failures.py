@@ -55,7 +55,7 @@ def list_failures(
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Show why copies are no longer retried (dead letters), by cause. Subcommands retry or drop them."""
+    """Show dead letters (copies that are no longer retried) by cause. Subcommands retry or drop them."""
     if context.invoked_subcommand is None:
         settings, out = settings_of(context, quiet=True), Console()
         if by_cause or not (as_json or every_one or cause):
@@ -91,7 +91,7 @@ def drop(
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Delete dead letters; the images at their destinations stay."""
+    """Delete dead letters. Images at their destinations stay."""
     settings = settings_of(context, quiet=True)
     chosen = _chosen(ref, every_one, cause)
     run(drop_failures(settings, chosen, cause=cause, as_json=as_json, out=Console(), err=stderr()))

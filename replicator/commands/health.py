@@ -57,9 +57,9 @@ async def ask(url: URL) -> dict[str, Any]:
 
 
 def health(context: typer.Context, listen: Listen = None, as_json: Json = False) -> None:
-    """Check whether the replicator on this machine is alive; exit code 0 if it is, else 1.
+    """Check that the replicator on this machine is alive. Exit code 0: alive; 1: not.
 
-    It asks at REPLICATOR_METRICS_LISTEN if that is set, else at the address of the webhook.
+    Uses REPLICATOR_METRICS_LISTEN if it is set, else the address of the webhook.
     """
     base = probes_at(settings_of(context, quiet=True))
 

@@ -51,7 +51,7 @@ def init(
         bool, typer.Option("--force", help="Overwrite both files; all variables in an existing .env are lost.")
     ] = False,
 ) -> None:
-    """Write a first rules file, and .env with its secrets; prompts for what no option gives."""
+    """Write a first rules file, and .env with its secrets. Asks for missing answers."""
     _check_free(() if force else (output, _ENVIRONMENT))
     given = {"harbor": harbor, "harbor_user": harbor_user, "acr": acr, "acr_user": acr_user, "namespace": namespace}
     given["project"] = ",".join(project) if project else None

@@ -38,8 +38,8 @@ Config = Annotated[
 ]
 Auth = Annotated[Path | None, typer.Option(metavar="FILE", help="Separate file for the auth part of the rules.")]
 Images = Annotated[Path | None, typer.Option(metavar="FILE", help="Separate file for the images part of the rules.")]
-Registry = Annotated[str | None, typer.Option(metavar="HOST", help='Registry for destinations that are "".')]
-Namespace = Annotated[str | None, typer.Option(metavar="NAME", help='Namespace for destinations that are "".')]
+Registry = Annotated[str | None, typer.Option(metavar="HOST", help='Registry of destinations written as "".')]
+Namespace = Annotated[str | None, typer.Option(metavar="NAME", help='Namespace of destinations written as "".')]
 Only = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN", help="Only matching sources, e.g. team/** or team/app:v1*; repeatable."),
@@ -48,7 +48,7 @@ RedisUrl = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="Redis of the queue; put a password into REPLICATOR_REDIS_URL instead. Default: an embedded server.",
+        help="Redis of the queue. Set REPLICATOR_REDIS_URL if the URL has a password. Default: an embedded server.",
     ),
 ]
 StateDir = Annotated[
@@ -72,7 +72,7 @@ Key = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="PEM file of the key that signs, made if it is not there; or with --check of the public key.",
+        help="PEM file of the signing key, created if missing; with --check, of the public key.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

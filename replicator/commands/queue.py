@@ -53,7 +53,7 @@ Hosts = Annotated[
 Lanes = Annotated[list[Lane] | None, typer.Option("--lane", help="In this lane: events or backfill; repeatable.")]
 Runs = Annotated[
     list[str] | None,
-    typer.Option("--run", metavar="ID", help="Queued by this backfill, which prints its id at the end."),
+    typer.Option("--run", metavar="ID", help="Queued by this backfill. It prints its id at the end."),
 ]
 All = Annotated[bool, typer.Option("--all", help="All copies; for resume, all pauses.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count the selected copies.")]
@@ -79,7 +79,7 @@ def show(
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
 ) -> None:
-    """List pending copies, and the pauses in force; all without an option."""
+    """List pending copies and active pauses. Options select some of them."""
     selections = _selected(context) or (Selection(),)
     run(print_jobs(settings_of(context, quiet=True), selections, limit=limit, as_json=as_json, out=Console()))
 
@@ -100,7 +100,7 @@ def hold(
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Pause the selected copies in all processes until they are resumed; pushes are still accepted and kept."""
+    """Pause the selected copies in all processes. Pushes are still accepted and queued."""
     selections = _needed(context, every_one)
     settings = settings_of(context, quiet=True)
     run(pause_jobs(settings, selections, now=now, dry_run=dry_run, as_json=as_json, out=Console()))
@@ -121,7 +121,7 @@ def go_on(
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
 ) -> None:
-    """End the pause that was started with the same options, or with --all every pause."""
+    """End the pause with the same options; with --all, every pause."""
     selections = None if every_one else _needed(context, every_one)
     settings = settings_of(context, quiet=True)
     run(resume_jobs(settings, selections, dry_run=dry_run, as_json=as_json, out=Console(), err=stderr()))
@@ -142,7 +142,7 @@ def forget(
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Delete pending copies and stop running ones; destinations stay as they are. A reconcile may queue them again."""
+    """Delete pending copies and stop running ones. Destinations stay unchanged. A reconcile may queue them again."""
     selections = _needed(context, every_one)
     settings = settings_of(context, quiet=True)
     run(cancel_jobs(settings, selections, dry_run=dry_run, as_json=as_json, out=Console(), err=stderr()))
@@ -152,7 +152,7 @@ def forget(
 def move(context: typer.Context, as_json: Json = False, redis_url: RedisUrl = None, state_dir: StateDir = None) -> None:
     """Move jobs, dead letters and the history from the state directory to the Redis of the settings.
 
-    Stop the replicator that uses the state directory first. A move that was interrupted goes on when it is run again.
+    Stop the replicator that uses the state directory first. Run it again to continue an interrupted move.
     """
     run(move_to_redis(settings_of(context, quiet=True), as_json=as_json, out=Console(), err=stderr()))
 

@@ -43,15 +43,15 @@ Reconcile = Annotated[
     str | None,
     typer.Option(
         metavar="SCHEDULE",
-        help="Schedule of the full comparison, which queues every tag that differs: off, 90s, 30m, 6h, 1d or a cron "
-        "expression (REPLICATOR_RECONCILE).",
+        help="Schedule of the full comparison (reconcile): off, 90s, 30m, 6h, 1d or a cron expression "
+        "(REPLICATOR_RECONCILE).",
     ),
 ]
 Strict = Annotated[
     bool | None,
     typer.Option(
         "--strict",
-        help="End with exit code 2 if a rules file can't be used, instead of starting with its last accepted version "
+        help="Exit with code 2 on an invalid rules file, instead of starting with its last valid version "
         "(REPLICATOR_STRICT).",
     ),
 ]
@@ -76,7 +76,7 @@ def serve(
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
-    """Receive Harbor's webhooks and copy every pushed image, until SIGTERM."""
+    """Receive Harbor's webhooks and copy every pushed image. Runs until SIGTERM."""
     if lane and not worker:
         message = "--no-worker copies nothing, so no lane can be served; leave one of the two out"
         raise ConfigError("command line", [Problem("--lane", message)])
@@ -101,7 +101,7 @@ def worker(
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
-    """Copy queued images, until SIGTERM; any number of workers can share one Redis."""
+    """Copy queued images. Runs until SIGTERM. Any number of workers can share one Redis."""
     first, load = _configuration(context)
     run(process.work(first, load, lanes=lane or list(Lane)))
 

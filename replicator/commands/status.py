@@ -112,14 +112,14 @@ reconcile = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @reconcile.callback()
 def about_reconciles() -> None:
-    """Approve the replacements of a scheduled reconcile that waits for it."""
+    """Approve the replacements of a waiting reconcile."""
 
 
 @reconcile.command("approve")
 def approve_reconcile(
     context: typer.Context, as_json: Json = False, redis_url: RedisUrl = None, state_dir: StateDir = None
 ) -> None:
-    """Approve once: the next reconcile begins within seconds, and may replace as many images as the last one found."""
+    """Approve once. The next reconcile starts within seconds, and may replace as many images as the last one found."""
     run(approve_replacements(settings_of(context, quiet=True), as_json=as_json, out=Console(), err=stderr()))
 
 

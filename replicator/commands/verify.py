@@ -91,21 +91,25 @@ def verify(
         list[str] | None, typer.Option(metavar="KEY", help="Only the rule with this key; repeatable.")
     ] = None,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Also read every manifest and ask for every blob, at the destinations alone.")
+        bool, typer.Option("--deep", help="Also check every manifest and blob at the destinations.")
     ] = False,
     extra: Annotated[
         bool,
-        typer.Option("--extra", help="Also find tags at the destinations that no rule or source tag names."),
+        typer.Option("--extra", help="Also find destination tags without a rule or a source tag."),
     ] = False,
     extras: Annotated[
         Path | None,
-        typer.Option("--list", metavar="FILE", help="Write these tags to a file, for a person who deletes some."),
+        typer.Option(
+            "--list", metavar="FILE", help="Write the tags of --extra to this file, e.g. to delete them by hand."
+        ),
     ] = None,
     attest: Attest = None,
     key: Key = None,
     checked: Annotated[
         Path | None,
-        typer.Option("--check", metavar="FILE", help="Check such a file instead, without a network and without rules."),
+        typer.Option(
+            "--check", metavar="FILE", help="Check a file of --attest instead. Works offline and without rules."
+        ),
     ] = None,
     as_json: Json = False,
     redis_url: RedisUrl = None,
@@ -114,9 +118,9 @@ def verify(
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
-    """Compare both sides and prove the result: a signed file, and its check; copies nothing.
+    """Compare source and destination, and sign the result on request. Copies nothing.
 
-    Exit code 0 if every destination is as the rules want it, 1 if one differs or could not be compared.
+    Exit code 0: all destinations are right; 1: one differs or could not be compared.
     """
     problems = _contradictions(
         {"--attest": attest, "--key": key, "--check": checked, "--list": extras},

@@ -100,7 +100,7 @@ def wait(
     references: Annotated[
         list[str], typer.Argument(metavar="REFERENCE...", help="Images at the source: registry/repository:tag.")
     ],
-    timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait; 0s asks once.")] = "10m",
+    timeout: Annotated[str, typer.Option(metavar="DURATION", help="Maximum time; 0s checks once.")] = "10m",
     destination: Annotated[
         str | None, typer.Option(metavar="REFERENCE", help="Wait for this destination only, of one REFERENCE.")
     ] = None,
@@ -109,8 +109,8 @@ def wait(
         typer.Option(
             "--url",
             metavar="URL",
-            help="Address of a running serve (REPLICATOR_API_URL), whose token is in REPLICATOR_API_TOKEN. Without it "
-            "the registries are asked, with the rules file.",
+            help="URL of a running serve (REPLICATOR_API_URL); its token is in REPLICATOR_API_TOKEN. Default: ask the "
+            "registries, with the rules file.",
         ),
     ] = None,
     as_json: Json = False,
@@ -123,9 +123,9 @@ def wait(
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
-    """Wait until every destination of an image names what the source names now, e.g. in a pipeline.
+    """Wait until an image has arrived at all its destinations, e.g. in a pipeline.
 
-    Exit code 0 if they do, 1 if a copy was refused (with the reason), 3 if the time is over, 4 if no rule copies it.
+    Exit code 0: arrived; 1: a copy was refused (with the reason); 3: timeout; 4: no rule copies the image.
     """
     settings = settings_of(context, quiet=True)
     try:

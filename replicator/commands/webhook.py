@@ -30,8 +30,7 @@ from replicator.tasks import stoppable
 
 _DONE = frozenset({Change.CREATED, Change.UPDATED, Change.REMOVED})
 
-Login = tuple[str, str]
-"""A user name and a password that replace those of the rules."""
+Login = tuple[str, str]  # a user name and a password
 
 Url = Annotated[
     str | None,
@@ -43,7 +42,9 @@ Url = Annotated[
 ]
 Projects = Annotated[
     list[str] | None,
-    typer.Option("--project", metavar="NAME", help="Only this project, repeatable. Default: all that the rules name."),
+    typer.Option(
+        "--project", metavar="NAME", help="Only this project; repeatable. Default: every project of the rules."
+    ),
 ]
 User = Annotated[
     str | None,
@@ -74,10 +75,15 @@ class Scope:
     login: Login | None = None
 
     @classmethod
-    def of(cls, context: typer.Context, projects: list[str] | None, user: str | None) -> "Scope":
-        """Load settings and rules, and ask for the password of ``user``."""
+    def of(
+        cls, context: typer.Context, projects: list[str] | None, user: str | None, *, sidecar: bool | None = None
+    ) -> "Scope":
+        """Load settings and rules, check the URL unless ``sidecar`` is None, and ask for the password of ``user``."""
         settings = settings_of(context, quiet=True)
-        return cls(settings, rules_of(context, settings), projects or (), _login(user))
+        rules = rules_of(context, settings)
+        if sidecar is not None:
+            check_reachable(needed_url(settings), sidecar=sidecar)
+        return cls(settings, rules, projects or (), _login(user))
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Policies]:
@@ -115,9 +121,8 @@ def register(
     auth: Auth = None,
     images: Images = None,
 ) -> None:
-    """Create or correct the webhook policy in every project that the rules name; other policies are left alone."""
-    check_reachable(needed_url(settings_of(context, quiet=True)), sidecar=sidecar)
-    scope = Scope.of(context, project, user)
+    """Create or correct the webhook policy in every project of the rules. Other policies stay unchanged."""
+    scope = Scope.of(context, project, user, sidecar=sidecar)
     run(register_policies(scope, skip_cert_verify=skip_cert_verify, as_json=as_json, out=Console()))
 
 
@@ -132,7 +137,7 @@ def show(
     auth: Auth = None,
     images: Images = None,
 ) -> None:
-    """Show the policies with our name or URL, and the results of their last deliveries."""
+    """Show policies named replicator or with this URL, and their last deliveries."""
     run(show_policies(Scope.of(context, project, user), as_json=as_json, out=Console()))
 
 
@@ -140,7 +145,7 @@ def show(
 def send_test(
     context: typer.Context, webhook_url: Url = None, skip_cert_verify: SkipVerify = False, as_json: Json = False
 ) -> None:
-    """Send a sample event to the webhook from this machine, and explain the answer; nothing is copied."""
+    """Send a sample event to the webhook from this machine, and explain the answer. Copies nothing."""
     run(try_webhook(settings_of(context, quiet=True), verify=not skip_cert_verify, as_json=as_json, out=Console()))
 
 
@@ -155,7 +160,7 @@ def unregister(
     auth: Auth = None,
     images: Images = None,
 ) -> None:
-    """Remove the policies with our name, and those whose only target is our URL."""
+    """Remove policies named replicator, and policies that send to this URL only."""
     run(remove_policies(Scope.of(context, project, user), as_json=as_json, out=Console()))
 
 
@@ -200,13 +205,12 @@ async def show_policies(scope: Scope, *, as_json: bool, out: Console) -> int:
         async with scope.open() as policies:
             return *await policies.show(scope.settings.webhook_url), policies.silent()
 
-    result = await stoppable(work())
-    if result is None:
+    if (result := await stoppable(work())) is None:
         return INTERRUPTED
     shown, others, silent = result
     if as_json:
-        rows = {"policies": [_policy_json(each) for each in shown], "others": [_change_json(each) for each in others]}
-        document({**rows, "switched_off": silent}, out)
+        lists = {"policies": list(map(_policy_json, shown)), "others": list(map(_change_json, others))}
+        document({**lists, "switched_off": silent}, out)
     else:
         page(_policies_table(shown, others), out)
         # Beside the table: a reason is longer than any of its columns.
@@ -278,8 +282,7 @@ async def _change(
         async with scope.open() as policies:
             return await work(policies), policies.silent()
 
-    result = await stoppable(change())
-    if result is None:
+    if (result := await stoppable(change())) is None:
         return INTERRUPTED
     changes, silent = result
     await _note(scope.settings, action, changes)
@@ -384,8 +387,7 @@ def _policy_json(shown: PolicyStatus) -> dict[str, Any]:
 def _deliveries(shown: PolicyStatus) -> str:
     if shown.deliveries is None:
         return "not available from this Harbor"
-    words = [f"{each.status}{each.detail and f' ({each.detail})'}" for each in shown.deliveries]
-    return ", ".join(words) or "none yet"
+    return ", ".join(f"{each.status}{each.detail and f' ({each.detail})'}" for each in shown.deliveries) or "none yet"
 
 
 def _login(user: str | None) -> Login | None:

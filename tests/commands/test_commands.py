@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from replicator.commands import COMMANDS, app, load_command
+from replicator.commands import COMMANDS, EXAMPLES, app, load_command
 
 HEAVY = (
     *("replicator.queue", "replicator.rules.loading", "replicator.registry.client", "replicator.copy.engine"),
@@ -95,6 +97,30 @@ def test_the_list_of_commands_says_what_a_commands_own_help_begins_with(name: st
     command = load_command(name)
     assert " ".join((command.help or "").split("\n\n")[0].split()) == COMMANDS[name][1]
     assert command.name == name
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_in_a_commands_help_are_understood(name: str) -> None:
+    for example in EXAMPLES[name]:
+        words = shlex.split(example.partition(">")[0])
+        command = load_command(words.pop(0))
+        assert [command.name, *words][: len(name.split())] == name.split() or name == command.name
+        if words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        with command.make_context(name, words):
+            pass
+
+
+def test_every_command_and_subcommand_shows_examples_and_no_type_for_a_flag() -> None:
+    shown: dict[str, Any] = {}
+    for name in COMMANDS:
+        command = load_command(name)
+        shown |= {name: command} | {f"{name} {each}": sub for each, sub in getattr(command, "commands", {}).items()}
+    assert set(shown) == set(EXAMPLES)
+    for name, command in shown.items():
+        assert command.epilog.startswith("Examples:\n\n  replicator "), name
+        with command.make_context(name, [], resilient_parsing=True) as context:
+            assert "<bool>" not in command.get_help(context)
 
 
 def test_a_mistyped_command_is_answered_with_the_nearest_one() -> None:

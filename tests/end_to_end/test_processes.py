@@ -53,6 +53,7 @@ OFFLINE: dict[str, tuple[list[str], int, str]] = {
     "reconcile": (["approve"], 1, "no reconcile waits for an approval"),
     "wait": (["harbor.example.com/team/app:v1", "--url=http://h"], 2, "REPLICATOR_API_TOKEN"),
     "webhook": (["register"], 2, "no rules file"),
+    "version": ([], 0, "replicator "),
     "notify": (["test"], 2, "REPLICATOR_NOTIFY_URL"),
 }
 """By command: its arguments, its exit code, and words of its answer."""

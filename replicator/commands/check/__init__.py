@@ -98,7 +98,7 @@ def check(
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Test hosts, logins, permissions, queue and webhook, and explain how to fix what fails; copies nothing."""
+    """Test hosts, logins, permissions, queue and webhook, with advice for each problem. Copies nothing."""
     settings = settings_of(context, quiet=True)
     try:
         rules = rules_of(context, settings)

@@ -196,7 +196,7 @@ def convert(
     to: Annotated[
         str | None,
         typer.Option(
-            help="Destination of images for which the file names none, which is every image of skopeo's.",
+            help="Destination of images without one in the file, as all images of skopeo sync.",
             metavar="HOST[/NAMESPACE]",
         ),
     ] = None,
@@ -218,7 +218,7 @@ def convert(
 ) -> None:
     """Convert a file of image-syncer, regsync, skopeo sync or Harbor's replication to a rules file.
 
-    What has no equivalent is reported. Harbor's policies are what GET /api/v2.0/replication/policies answers.
+    Reports settings without an equivalent. For Harbor, give the answer of GET /api/v2.0/replication/policies.
     """
     if to is not None:
         if registry is not None or namespace is not None:
