@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
+import pytest
 import yaml
 
 from tests.docs.pages import ROOT, blocks
 from tests.running import replicator, running
 from tests.standins.distribution import distribution
 from tests.standins.images import fetch_raw, image, push
-
-if TYPE_CHECKING:
-    import pytest
 
 COMPOSE = ROOT / "deploy" / "compose"
 
@@ -27,12 +25,26 @@ def project(file: str) -> dict[str, Any]:
 
 def test_the_registries_to_try_are_reached_from_this_machine_alone() -> None:
     found = project("try.yaml")
-    assert set(found) == {"services", "volumes"}, "Compose v1 knows no name"
     published = [port for service in found["services"].values() for port in service["ports"]]
     assert all(port.startswith("127.0.0.1:") for port in published)
     # The steps name these ports, and no others.
     steps = "\n".join(block.text for block in _steps())
     assert set(re.findall(r"localhost:(\d+)", steps)) == {port.split(":")[1] for port in published}
+
+
+V1 = {"build", "cap_drop", "command", "container_name", "depends_on", "env_file", "environment", "image", "networks"}
+V1 |= {"ports", "read_only", "restart", "security_opt", "stop_grace_period", "tmpfs", "volumes"}
+"""The fields of a service that the files use, all of which Compose v1 knows."""
+
+
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.workers.yaml", "try.yaml"])
+def test_compose_v1_reads_the_files_but_for_a_line_that_says_so(file: str) -> None:
+    found = project(file)
+    assert all(set(service) <= V1 for service in found["services"].values())
+    text = (COMPOSE / file).read_text()
+    assert set(found) - {"services", "networks", "volumes"} == (
+        {"name"} if "does not know this line" in text else set()
+    )
 
 
 async def test_the_steps_to_try_it_by_hand_copy_an_image(tmp_path_factory: pytest.TempPathFactory) -> None:
