@@ -65,6 +65,7 @@ docs: install ## Regenerate the generated parts of docs/ and deploy/
 	$(BIN)/python -m tests.docs.metrics_table
 	$(BIN)/python -m tests.docs.schema
 	$(BIN)/python -m tests.docs.limits_table
+	$(BIN)/python -m tests.docs.man_page
 
 site: ## Build the documentation as a site, with a search in both languages: build/site; needs the network for its tools
 	$(PYTHON) -m venv .venv-site
