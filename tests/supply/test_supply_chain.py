@@ -34,6 +34,14 @@ def test_developers_and_images_have_the_same_versions() -> None:
         assert constraints[entry.name].version == entry.version, f"{entry.name}: make lock"
 
 
+def test_no_constraint_counts_on_an_older_python_so_pip_says_which_one_is_needed() -> None:
+    """With a constraint that has no release for it, pip would report a conflict of versions instead."""
+    needed = PROJECT["project"]["requires-python"]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    for line in [line for line in lines if line and not line.startswith("#")]:
+        assert line.endswith(f'python_version {needed[:2]} "{needed[2:]}"'), line
+
+
 def test_everything_that_the_project_asks_for_is_locked() -> None:
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
