@@ -36,6 +36,7 @@ WITHOUT = {
     "worker",
     "backfill",  # has --report
     "schema",  # prints nothing but JSON
+    "version",  # one line, as of --version
 }
 
 
