@@ -91,7 +91,7 @@ _EXCLUSIVE = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BackfillRequest:
-    """What the command line asks for.
+    """The options of the command line.
 
     Attributes:
         settings: the queue, timeouts and concurrency.

@@ -56,7 +56,7 @@ _LINE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class VerifyRequest:
-    """What the command line asks for.
+    """The options of the command line.
 
     Attributes:
         settings: timeouts, and the queue whose memory is used if there is one.

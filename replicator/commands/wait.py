@@ -155,7 +155,7 @@ async def wait_for(
     """Wait for images, and print the result.
 
     Args:
-        images: what is awaited.
+        images: the images to wait for.
         settings: where `serve` is, and its token.
         rules: to ask the registries instead; None to ask `serve`.
         destination: only this one; None for all that the rules name.

@@ -44,7 +44,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CauseKey:
-    """What failures of one cause have in common; an empty field stands for all values.
+    """The fields that all failures of one cause share; an empty field matches any value.
 
     Attributes:
         error_class: the class of the failures, as a word.

@@ -70,7 +70,7 @@ class Description:
         bytes: how much was sent.
         arrived: whether the tag is in place now, so that the time it took is the wait of its sender.
         replaced: what the destination held before, where that was something else; empty otherwise.
-        digest: what the destination holds now; empty where that is not known.
+        digest: of the image at the destination now; empty if it is not known.
         parts: how many manifests and blobs it took, by kind.
         kept: whether the history keeps it; if not, only receivers of events are told.
     """
@@ -105,7 +105,7 @@ class Ended:
         lag: seconds from the push to the end; None where no push asked for it, or its time is unknown.
         tries: number of attempts.
         replaced: what the destination held before, where that was something else; empty otherwise.
-        digest: what the destination holds now; empty where that is not known.
+        digest: of the image at the destination now; empty if it is not known.
         parts: how many manifests and blobs it took, by kind.
         pushed: time of the push that asked for it, by its sender's clock (UTC); None where no push did.
     """

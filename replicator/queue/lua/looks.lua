@@ -164,7 +164,7 @@ end
 return found
 
 -- destinations with waits selection pauses generations observed owned --
--- Tell what is known of destinations. ARGV: prefix, then for each: id, its short name, that of its repository.
+-- Return the known facts about destinations. ARGV: prefix, then for each: id, its short name, that of its repository.
 -- Returns for each: the state of its pending job or '', its lane, when it is due in ms, its content or '', its last
 -- failure (JSON) or '', its running record (JSON) or '', its dead letter (JSON) or '', its latest observation or '', and
 -- what is remembered of its tag or ''.
