@@ -78,17 +78,19 @@ def test_the_line_of_a_copy_has_the_fields_that_are_explained() -> None:
 
 
 def test_messages_that_are_quoted_are_written() -> None:
-    for message in re.findall(r'^\| "([^"]+)" \|', section("By symptom"), re.MULTILINE):
+    messages = re.findall(r"^### `([^`]+)`$", section("By symptom"), re.MULTILINE)
+    assert len(messages) > 15
+    for message in messages:
         for part in message.split("…"):
             assert part.strip(" ,") in SOURCE, message
 
 
 def test_denied_at_acr_has_the_causes_of_the_program_in_their_order() -> None:
-    (row,) = re.findall(r'^\| "denied" by ACR \|(.*)$', section("By symptom"), re.MULTILINE)
+    (causes,) = re.findall(r"^### denied: .*?\n(.*?)^### ", section("By symptom"), re.MULTILINE | re.DOTALL)
     destination = Reference(Repository("registry.cn-beijing.aliyuncs.com", "team/app"), tag="v1")
     refusal = Denied("403: denied", status=403).at(destination.registry, "POST /v2/team/app/blobs/uploads/")
     told = str(explained(refusal, destination))
-    for words in (row, told):
+    for words in (causes, told):
         places = [words.lower().find(cause) for cause in ("push", "namespace", "repository", "quota")]
         assert -1 not in places
         assert places == sorted(places)
