@@ -127,27 +127,27 @@ class Settings(BaseSettings):
     images: Path | None = Field(None, description="separate file for the `images` part of the rules")
     docker_config: Annotated[str, _schedule(str)] | None = Field(
         None,
-        description="Docker's `config.json`, for logins to registries that the rules' `auth` does not list: a path, "
-        "or `off`; default `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`",
+        description="Docker's `config.json`, for logins to registries that are not in the rules' `auth`: a path, or "
+        "`off`; default `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`",
     )
     redis_url: _Secret | None = Field(
-        None, description="Redis of the queue; if unset, an embedded server keeps the queue in the state directory"
+        None, description="Redis for the queue; if unset, an embedded server keeps the queue in the state directory"
     )
     redis_prefix: str = Field(
         "replicator",
         pattern=r"^([A-Za-z0-9._-]{1,64}|\{[A-Za-z0-9._-]{1,62}\})$",
-        description="prefix of all keys in Redis; in braces, as `{replicator}`, for a Redis Cluster or a proxy to one",
+        description="prefix of all keys in Redis; with braces, `{replicator}`, for a Redis Cluster or a proxy to one",
     )
     redis_replicas: int | None = Field(
         None,
         ge=0,
         le=10,
-        description="replicas of Redis that must hold an event before it is accepted, else it is answered with 503; if "
-        "unset, 1 as long as there are replicas",
+        description="number of Redis replicas that must hold an event before it is accepted, otherwise the answer is "
+        "503; if unset, 1 while there are replicas",
     )
     state_dir: Path = Field(default_factory=_state_home, description="directory of the embedded queue's data")
     queue_server: Path | None = Field(
-        None, description="program of the embedded queue; if unset, the bundled Valkey, else a server on `PATH`"
+        None, description="server program of the embedded queue; if unset, the bundled Valkey, else a server on `PATH`"
     )
     listen: Annotated[str, BeforeValidator(check_address)] = Field(
         "0.0.0.0:8080",
@@ -159,12 +159,12 @@ class Settings(BaseSettings):
         "only there, and with it `serve` serves `/metrics` only there",
     )
     webhook_token: _Secret | None = Field(
-        None, description="token that Harbor sends as Authorization (the policy's auth header)"
+        None, description="token in the `Authorization` header of Harbor's webhooks (the policy's auth header)"
     )
     webhook_former_tokens: _Secret | None = Field(
         None,
-        description="old tokens that are still accepted beside `REPLICATOR_WEBHOOK_TOKEN`, separated by spaces or "
-        "newlines; for rotating the token without losing an event",
+        description="old tokens that are still accepted, separated by spaces or newlines; for a rotation of "
+        "`REPLICATOR_WEBHOOK_TOKEN` without losing an event",
     )
     webhook_sources: _Addresses | None = Field(
         None, description="addresses and networks that may send webhooks, e.g. `10.0.0.0/8, 192.0.2.7`; if unset, any"
@@ -181,37 +181,36 @@ class Settings(BaseSettings):
     )
     webhook_url: Annotated[str, BeforeValidator(check_webhook_url)] | None = Field(
         None,
-        description="URL under which Harbor reaches the webhook, for `replicator webhook` and policies that a "
-        "reconcile creates",
+        description="URL of the webhook as Harbor reaches it, for `replicator webhook` and policies that a reconcile "
+        "creates",
     )
     webhook_register: bool = Field(
         default=False,
-        description="let each reconcile create or correct the webhook policy in every project that the rules name, "
-        "like `replicator webhook register`, with the logins of the rules",
+        description="each reconcile creates or corrects the webhook policy in every project of the rules, like "
+        "`replicator webhook register`, with the logins of the rules",
     )
     webhook_anonymous: bool = Field(default=False, description="accept webhooks without a token, from anyone")
     status_token: _Secret | None = Field(
         None,
-        description="password of the status page that `serve` shows at `/`, with any user name; if unset, there is "
-        "no page",
+        description="password of the status page of `serve` at `/`, with any user name; if unset, there is no page",
     )
     api_tokens: Annotated[_Secret, _parsed(_scoped)] | None = Field(
         None,
-        description="tokens of the HTTP API, as `read:TOKEN` or `operate:TOKEN`, separated by spaces or newlines; "
-        "former ones are listed too",
+        description="tokens of the HTTP API, as `read:TOKEN` or `operate:TOKEN`, separated by spaces or newlines; for "
+        "a rotation list the old and the new one",
     )
     api_url: Annotated[str, BeforeValidator(check_api_url)] | None = Field(
-        None, description="address of a running `serve` that `replicator wait` asks; if unset, it asks the registries"
+        None, description="address of a running `serve`, for `replicator wait`; if unset, it asks the registries"
     )
     api_token: _Secret | None = Field(
-        None, description="token with which it asks there; if unset, the first of `REPLICATOR_API_TOKENS`"
+        None, description="API token of `replicator wait`; if unset, the first of `REPLICATOR_API_TOKENS`"
     )
     concurrency: _Slots = Field(16, description="concurrent copies for events, per process")
     backfill_concurrency: _Slots = Field(32, description="concurrent copies for backfills, per process")
     transfers: _Slots = Field(
         24,
-        description="the most concurrent uploads of blobs over 64 KiB, per registry and process; fewer where more do "
-        "not make the whole faster; pushes may exceed it beside a backfill",
+        description="limit of concurrent uploads of blobs over 64 KiB, per registry and process; replicator uses fewer "
+        "if more are not faster; pushes may exceed it beside a backfill",
     )
     in_flight: _Slots = Field(
         32,
@@ -231,13 +230,13 @@ class Settings(BaseSettings):
     connect_timeout: _Seconds = Field(10.0, description="timeout for a connection to a registry")
     read_timeout: _Seconds = Field(
         60.0,
-        description="time in which a registry must send or take 64 KiB of a blob, or begin to answer; how long all of "
-        "it takes has no limit",
+        description="time in which a registry must transfer 64 KiB of a blob, or start its answer; the whole transfer "
+        "has no time limit",
     )
     copy_timeout: Annotated[_Seconds | None, BeforeValidator(lambda value: None if _is_off(value) else value)] = Field(
         None,
-        description="time for which an attempt of a copy may stand still: no byte moves and no answer arrives; waiting "
-        "for a place or a lock does not count; `off` for no such limit (at most 604800)",
+        description="longest standstill of a copy attempt: no byte moves and no answer arrives; a wait for a slot or a "
+        "lock does not count; `off` for no limit (at most 604800)",
     )
     drain_timeout: _Seconds = Field(30.0, description="time that running copies have to finish after SIGTERM")
     lease: Annotated[float, Field(ge=10, le=600)] = Field(
@@ -248,17 +247,17 @@ class Settings(BaseSettings):
     )
     reconcile: Annotated[str, _schedule(parse_schedule)] = Field(
         "24h",
-        description="schedule of the full comparison by `serve` and `worker`, which queues every tag that differs: "
-        "`off`, an interval (`90s`, `30m`, `6h`, `1d`) or a cron expression (`17 3 * * *`)",
+        description="schedule of the full comparison (reconcile) by `serve` and `worker`: `off`, an interval (`90s`, "
+        "`30m`, `6h`, `1d`) or a cron expression (`17 3 * * *`)",
     )
     reconcile_replaces: Annotated[int | None, BeforeValidator(_replaces)] = Field(
         100,
-        description="existing tags that a reconcile replaces with other images without an approval; more only if they "
-        "are at most a tenth of what it compared; `unlimited` for any number",
+        description="number of existing tags that a reconcile may replace with other images without an approval; more "
+        "only if they are at most a tenth of the compared tags; `unlimited` for no limit",
     )
     sweep: Annotated[str, _schedule(parse_interval)] = Field(
         "60s",
-        description="interval at which `serve` and `worker` look for tags that changed at Harbor without an event "
+        description="interval at which `serve` and `worker` search Harbor for tags that changed without an event "
         "(`10s` to `1h`), or `off`",
     )
     notify_url: Annotated[_Secret, _parsed(parse_receivers)] | None = Field(
@@ -268,8 +267,8 @@ class Settings(BaseSettings):
     )
     events_url: Annotated[_Secret, _parsed(parse_event_receivers)] | None = Field(
         None,
-        description="receivers of CloudEvents, as `URL#whsec_SECRET`, separated by spaces or newlines; a prefix "
-        "`up_to_date+` adds the events of copies that had nothing to do",
+        description="receivers of CloudEvents, as `URL#whsec_SECRET`, separated by spaces or newlines; the prefix "
+        "`up_to_date+` adds events of images that were already up to date",
     )
     notify_lag: _Seconds = Field(900.0, description="age at which waiting or failing copies are reported as late")
     watch: bool = Field(
@@ -279,8 +278,8 @@ class Settings(BaseSettings):
     )
     strict: bool = Field(
         default=False,
-        description="end with exit code 2 at a start if a rules file can't be used, instead of starting with its last "
-        "accepted version, or without its rules",
+        description="end with exit code 2 if a rules file has a mistake at the start, instead of starting with its "
+        "last accepted version or without its rules",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
     log_format: Literal["auto", "console", "json"] = Field(

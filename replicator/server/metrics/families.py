@@ -37,7 +37,7 @@ class Family:
 BUILD = Family(
     "replicator_build_info",
     "gauge",
-    "Always 1; the labels tell the version, the Python that runs it, and the role of the process: serve or worker.",
+    "Always 1; the labels show the version, the Python version, and the role of the process: serve or worker.",
     ("version", "python", "role"),
 )
 EVENTS = Family(
@@ -49,8 +49,8 @@ EVENTS = Family(
 COPIES = Family(
     "replicator_copies_total",
     "counter",
-    "Finished attempts of copies: copied, in_place, skipped (or gone at the source), refused (skipped, as the "
-    "destination refuses this kind of artifact), stale (skipped or gone, while the destination still holds a former "
+    "Finished attempts of copies: copied, in_place, skipped (or gone at the source), refused (skipped, because the "
+    "destination refuses this kind of artifact), stale (skipped or gone, but the destination still holds an old "
     "image), retried, or failed.",
     ("outcome", "rule", "lane", "destination_host"),
 )
@@ -77,7 +77,7 @@ BLOBS = Family(
 REQUESTS = Family(
     "replicator_registry_requests_total",
     "counter",
-    "Requests on behalf of a registry, by HTTP status; error if there was no answer.",
+    "Requests for a registry, by HTTP status; error if there was no answer.",
     ("host", "method", "status"),
 )
 REQUEST_DURATION = Family(
@@ -92,32 +92,32 @@ SENT = Family("replicator_registry_sent_bytes_total", "counter", "Bytes sent in 
 THROTTLED = Family(
     "replicator_registry_throttled_total",
     "counter",
-    "Answers that asked to slow down: 429 or 503, or 502 and 504 in numbers.",
+    "Answers of a rate limit: 429 or 503, or many of 502 and 504.",
     ("host",),
 )
 REFUSALS = Family(
     "replicator_registry_refusals_total",
     "counter",
-    "Copies that a registry refused for good, by result: denied (403, or 401 to a known login), immutable (the tag).",
+    "Copies that a registry refused permanently, by result: denied (403, or 401 to a known login), immutable (tag).",
     ("host", "result"),
 )
 EVENT_REQUESTS = Family(
     "replicator_cloudevents_requests_total",
     "counter",
-    "Requests to receivers of CloudEvents: taken, or failed (no answer, or none of 2xx).",
+    "Requests to receivers of CloudEvents: taken (2xx), or failed (another answer, or none).",
     ("receiver", "result"),
 )
 EVENT_DELAY = Family(
     "replicator_cloudevents_delay_seconds",
     "histogram",
-    "Time from the end of a copy or reconcile until a receiver had taken its event.",
+    "Time from the end of a copy or reconcile until a receiver accepted its event.",
     ("receiver",),
     (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300, 3600),
 )
 WAITING = Family(
     "replicator_registry_waiting",
     "gauge",
-    "Requests and bodies that wait for a place at a registry, or for more urgent ones.",
+    "Requests and transfers that wait for a slot at a registry, or for more urgent ones.",
     ("host", "lane"),
 )
 UPLOAD_LIMIT = Family(
@@ -136,17 +136,17 @@ REQUESTS_LIMIT = Family(
 RETRIES = Family(
     "replicator_copy_retries_total",
     "counter",
-    "Failed attempts that will be retried, by error class.",
+    "Failed attempts that are retried, by error class.",
     ("reason",),
 )
 LEASE_LOSSES = Family(
-    "replicator_lease_losses_total", "counter", "Copies taken over by another worker while they ran here."
+    "replicator_lease_losses_total", "counter", "Copies that another worker took over while they ran here."
 )
 QUEUE_UP = Family("replicator_queue_up", "gauge", "1 if the queue's Redis answered during this scrape, else 0.")
 QUEUE_REPLICAS = Family(
     "replicator_queue_replicas_awaited",
     "gauge",
-    "Replicas of Redis that must hold an event before it is accepted; 0 if none is waited for.",
+    "Number of Redis replicas that must hold an event before it is accepted; 0 if no replica is needed.",
 )
 QUEUE_JOBS = Family(
     "replicator_queue_jobs",
@@ -157,31 +157,31 @@ QUEUE_JOBS = Family(
 QUEUE_OLDEST = Family(
     "replicator_queue_oldest_seconds",
     "gauge",
-    "Seconds that the oldest due job has been waiting to start; 0 if there is none.",
+    "Seconds for which the oldest due job has waited for its start; 0 if there is none.",
     ("lane",),
 )
 QUEUE_PENDING = Family(
     "replicator_queue_pending_jobs",
     "gauge",
-    "Unfinished jobs, in whatever state, by the registry that they copy to.",
+    "Unfinished jobs in all states, by the destination registry.",
     ("lane", "destination_host"),
 )
 QUEUE_OLDEST_WAIT = Family(
     "replicator_queue_oldest_wait_seconds",
     "gauge",
-    "Seconds since the oldest push (Harbor's clock; of a job without one, since it was queued) whose image has not "
-    "arrived, whether its copy is due, runs, or waits; 0 if there is none.",
+    "Seconds since the oldest push (Harbor's clock) whose image has not arrived; its copy may be due, running or "
+    "waiting. A job without a push counts from the time when it was queued. 0 if there is none.",
     ("lane", "destination_host"),
 )
 QUEUE_PAUSES = Family(
     "replicator_queue_pauses",
     "gauge",
-    "Pauses in force (replicator queue pause); 0 if every copy may start.",
+    "Current pauses (replicator queue pause); 0 if every copy may start.",
 )
 QUEUE_PAUSED = Family(
     "replicator_queue_lane_paused",
     "gauge",
-    "1 if a whole lane is paused, so that none of its copies starts, else 0.",
+    "1 if a whole lane is paused, else 0.",
     ("lane",),
 )
 DEAD_LETTERS = Family(
@@ -196,18 +196,18 @@ SILENT = Family(
 SILENT_COPIES = Family(
     "replicator_registry_waiting_copies",
     "gauge",
-    "Copies that wait for the first answer of a registry that has stopped answering.",
+    "Copies that wait for a registry that does not answer.",
     ("host",),
 )
 RECONCILE_SUCCESS = Family(
     "replicator_reconcile_last_success_timestamp_seconds",
     "gauge",
-    "Unix time at which the last reconcile ended that compared everything; 0 before the first.",
+    "Unix time of the end of the last complete reconcile; 0 before the first.",
 )
 RECONCILE_IMAGES = Family(
     "replicator_reconcile_images",
     "gauge",
-    "Tags that the last reconcile listed, by what it found.",
+    "Tags that the last reconcile listed, by result.",
     ("result",),
 )
 RECONCILE_UNLISTED = Family(
@@ -223,87 +223,86 @@ RECONCILE_DRIFT = Family(
 RECONCILE_STALE = Family(
     "replicator_reconcile_stale_images",
     "gauge",
-    "Images that the last reconcile left out while their destination still holds a former image.",
+    "Images that the last reconcile left out although their destination still holds an old image.",
 )
 RECONCILE_LOST = Family(
     "replicator_reconcile_lost_images",
     "gauge",
-    "Images that the last reconcile found missing at their destination although they had been in place.",
+    "Images that the last reconcile found missing at their destination although they were in place before.",
 )
 SWEEP_ENDED = Family(
-    "replicator_sweep_last_timestamp_seconds", "gauge", "Unix time at which the last sweep ended; 0 before the first."
+    "replicator_sweep_last_timestamp_seconds", "gauge", "Unix time of the end of the last sweep; 0 before the first."
 )
 SWEEP_REPLACED = Family(
     "replicator_sweep_replaced_copies",
     "gauge",
-    "Copies that sweeps have queued because no event had, since the installation began. It rises while webhooks fail.",
+    "Copies that sweeps queued without an event, since the installation began. It rises while webhooks fail.",
 )
 WEBHOOKS = Family(
     "replicator_harbor_webhooks_enabled",
     "gauge",
-    "1 if the system settings of a Harbor switch webhooks on, 0 if they switch them off, so that it sends no events. "
-    "Sweeps read it; without them, or with an anonymous login, it is not there.",
+    "1 if a Harbor's system settings switch webhooks on, 0 if they switch them off: then it sends no events. Sweeps "
+    "read the setting; without sweeps, or with an anonymous login, the metric is missing.",
     ("host",),
 )
 SECRETS = Family(
     "replicator_harbor_secret_expiry_timestamp_seconds",
     "gauge",
-    "Unix time at which the first secret of the robot accounts ends that a Harbor is read with. Sweeps read it, if the "
-    "account may list robot accounts; else, and if it never ends, it is not there.",
+    "Unix time of the first expiry of a robot account's secret for a Harbor. Sweeps read it if the account may list "
+    "robot accounts; otherwise, and if the secret never expires, the metric is missing.",
     ("host",),
 )
 PUBLIC_COPIES = Family(
     "replicator_public_repositories",
     "gauge",
-    "Repositories at destinations from which anyone may pull images that are private at their source; each is looked "
-    "at again once a day.",
+    "Repositories from which anyone can pull images that are private at their source. Each is checked once a day.",
 )
-RECONCILE_FAILED = Family("replicator_reconcile_failed", "gauge", "1 if the last reconcile failed as a whole, else 0.")
+RECONCILE_FAILED = Family("replicator_reconcile_failed", "gauge", "1 if the last reconcile failed completely, else 0.")
 RECONCILE_OVERDUE = Family(
     "replicator_reconcile_overdue_seconds",
     "gauge",
-    "Seconds since a reconcile was due that no process has started; 0 if none is due.",
+    "Seconds since a reconcile was due but did not start; 0 if none is due.",
 )
 LOADED = Family(
     "replicator_rules_loaded_timestamp_seconds",
     "gauge",
-    "Unix time at which this process loaded the rules and logins it uses.",
+    "Unix time at which this process loaded its current rules and logins.",
 )
 RELOAD_FAILED = Family(
     "replicator_rules_reload_failed",
     "gauge",
-    "1 if the files as they are can't be used, so that earlier ones stay in use or a rules file is left out, else 0.",
+    "1 if the current files have errors, so earlier versions stay in use or a rules file is ignored, else 0.",
 )
 RULES_OUT = Family(
     "replicator_rules_files_out",
     "gauge",
-    "Rules files that can't be used and have no earlier version in force: their images are not copied.",
+    "Rules files with errors and without an earlier version: their images are not copied.",
 )
 EVENTS_WAITING = Family(
     "replicator_cloudevents_waiting",
     "gauge",
-    "CloudEvents that a receiver has not taken yet.",
+    "CloudEvents that a receiver has not accepted yet.",
     ("receiver",),
 )
 EVENTS_OLDEST = Family(
-    "replicator_cloudevents_oldest_seconds", "gauge", "Age of the oldest of them; 0 if there is none.", ("receiver",)
+    "replicator_cloudevents_oldest_seconds", "gauge", "Age of the oldest waiting CloudEvent; 0 if none.", ("receiver",)
 )
 EVENTS_DROPPED = Family(
     "replicator_cloudevents_dropped",
     "gauge",
-    "CloudEvents that were dropped, because too many waited or one for too long, since the installation began.",
+    "CloudEvents that were dropped since the installation began, because too many waited or one waited too long.",
     ("receiver",),
 )
 RULES_DIFFER = Family(
     "replicator_rules_differ_seconds",
     "gauge",
-    "Seconds for which processes on this queue have had different rules; 0 if all have the same.",
+    "Seconds since processes on this queue have different rules; 0 if all have the same.",
 )
 CERTIFICATE = Family(
     "replicator_certificate_expiry_timestamp_seconds",
     "gauge",
-    "Unix time at which a certificate ends: the latest that a server showed (server), the first in the ca_file of a "
-    "registry (ca_file), or that of the webhook itself (webhook).",
+    "Unix time at which a certificate expires: the last one of a server (server), the first one in the ca_file of a "
+    "registry (ca_file), or the one of the webhook (webhook).",
     ("kind", "host"),
 )
 STATE_FREE = Family(
