@@ -15,7 +15,7 @@ BEGIN, END = "<!-- metrics: begin -->\n", "<!-- metrics: end -->\n"
 def table() -> str:
     """Build the table: a row a metric."""
     rows = [
-        "| metric | type | labels | what it tells |",
+        "| metric | type | labels | meaning |",
         "|---|---|---|---|",
         *(f"| `{family.name}` | {family.kind} | {_labels(family)} | {family.help} |" for family in FAMILIES),
     ]
