@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from benchmarks.contest import Content
 
 NOTE = (
-    "Of a push, the median; CPU is its share of the whole process. Ours runs already when the event is posted; the "
-    "others start at it."
+    "Median of one push. CPU is its share of the whole process. replicator already runs when the event arrives. The "
+    "other programs start then."
 )
 _LOOK = 0.002
 """Seconds between two looks at the destination."""

@@ -29,9 +29,10 @@ _TIMES, _AT_MOST = "\N{MULTIPLICATION SIGN}", "\N{LESS-THAN OR EQUAL TO}"
 _MET, _MISSED, _UNKNOWN = "\N{CHECK MARK}", "\N{BALLOT X}", "\N{EN DASH}"
 _FIGURES = {"seconds": "wall", "cpu": "CPU", "peak": "peak"}
 _LEGEND = (
-    "Medians. CPU and peak are the program's own, peak that of its largest process. Requests are those at the "
-    "destination, for tokens too; where the source is a Harbor, after those to its API and to its registry. Ratios are "
-    "taken round by round, of CPU where that is the first target; best is the one that took the least of it."
+    "All values are medians. CPU and peak memory are those of the program itself, peak of its largest process. "
+    "Requests are those to the destination, including token requests. If the source is a Harbor, its API and registry "
+    "requests come first. Ratios compare wall time within each round, or CPU if CPU is the first target. Best is the "
+    "other program with the lowest value."
 )
 
 
@@ -150,7 +151,7 @@ def text(result: Result) -> str:
 def markdown(results: Sequence[Result], failures: Sequence[str], machine: Sequence[str]) -> str:
     """The table in a document: a row for each contest."""
     lines = [
-        _typeset("| work | `replicator` | crane | best of the others | x crane | x best | target |"),
+        _typeset("| Work | `replicator` | crane | best of the others | x crane | x best | target |"),
         "|---|---|---|---|---|---|---|",
     ]
     for result in results:
@@ -185,7 +186,7 @@ def machine(runs: int) -> list[str]:
         f"{runs} interleaved runs; {os.cpu_count()} cores, {_processor()}; load {os.getloadavg()[0]:.1f} at the end.",
         f"Programs: {', '.join(versions)}.",
     ]
-    return [*said, f"Not on PATH and left out: {', '.join(absent())}."] if absent() else said
+    return [*said, f"Left out, not on PATH: {', '.join(absent())}."] if absent() else said
 
 
 def legend() -> str:

@@ -104,14 +104,14 @@ def _shared(scale: Scale) -> Contest:
     tags, size = scale.count(40), scale.bytes(32 * _MIB)
     base = [layer(1, size * 3 // 4), layer(2, size // 4)]
     roots = {f"v{number}": image(number, (size // 8,), base=base) for number in range(1, tags + 1)}
-    title = f"{tags} tags that share {_mib(size)} and have {_mib(size // 8)} of their own"
+    title = f"{tags} tags with a shared base of {_mib(size)} and {_mib(size // 8)} each of their own"
     return Contest(title, {_NAME: roots}, programs.mirrors())
 
 
 def _tiny(scale: Scale) -> Contest:
     tags = scale.count(500)
     return Contest(
-        f"{tags} tags of 2 tiny blobs of their own", _tiny_tags(tags), programs.mirrors("skopeo", *_A_PROCESS_EACH)
+        f"{tags} tags with 2 tiny blobs of their own", _tiny_tags(tags), programs.mirrors("skopeo", *_A_PROCESS_EACH)
     )
 
 
@@ -119,7 +119,7 @@ def _latency(scale: Scale) -> Contest:
     tags = scale.count(20)
     base = [layer(1, scale.bytes(2_000_000))]
     roots = {f"v{number}": image(number, (20 * _KIB,) * 6, base=base) for number in range(1, tags + 1)}
-    title = f"{tags} tags of 8 blobs, one of 2 MB shared, 20 ms added to each request at both registries"
+    title = f"{tags} tags with 8 blobs, one shared blob of 2 MB, 20 ms added to each request at both registries"
     return Contest(title, {_NAME: roots}, programs.mirrors("skopeo"), delay=0.02)
 
 
@@ -130,13 +130,13 @@ def _index(scale: Scale) -> Contest:
         image(place, (size, size // 2), base=base, architecture=architecture)
         for place, architecture in enumerate(("amd64", "arm64"), 1)
     ]
-    title = "one small image of 2 architectures, 7 blobs and 3 manifests, to a registry with tokens"
+    title = "one small image with 2 architectures, 7 blobs and 3 manifests, to a registry with tokens"
     return Contest(title, {_NAME: {_TAG: index(children)}}, programs.copies(), tokens=True)
 
 
 def _line_image(scale: Scale) -> Contest:
     root = image(1, (scale.bytes(24 * _MIB),) * 8)
-    title = f"one image of 8 layers, {_size(root)}, {_of_line()}"
+    title = f"one image with 8 layers, {_size(root)}, {_of_line()}"
     return Contest(title, {_NAME: {_TAG: root}}, [*programs.copies(), *programs.defaults()], line=_SLOW)
 
 
@@ -144,13 +144,13 @@ def _line_tags(scale: Scale) -> Contest:
     base = [layer(1, scale.bytes(12 * _MIB)), layer(2, scale.bytes(4 * _MIB))]
     own = scale.bytes(_MIB)
     tags = {f"v{number}": image(number, (own,), base=base) for number in range(1, scale.count(20) + 1)}
-    title = f"{len(tags)} tags that share 16 MiB and have 1 MiB of their own, {_of_line()}"
+    title = f"{len(tags)} tags with a shared base of 16 MiB and 1 MiB each of their own, {_of_line()}"
     return Contest(title, {_NAME: tags}, programs.mirrors("skopeo"), line=_SLOW)
 
 
 def _line_tiny(scale: Scale) -> Contest:
     tags = scale.count(100)
-    title = f"{tags} tags of 2 tiny blobs of their own, {_of_line()}"
+    title = f"{tags} tags with 2 tiny blobs of their own, {_of_line()}"
     return Contest(title, _tiny_tags(tags), programs.mirrors("skopeo", *_A_PROCESS_EACH), line=_SLOW)
 
 
@@ -158,7 +158,7 @@ def _line_update(scale: Scale) -> Contest:
     base: list[Blob] = [layer(number, scale.bytes(100 * _KIB)) for number in range(1, 5)]
     former, root = (image(number, (scale.bytes(100 * _KIB),), base=base) for number in (1, 2))
     return Contest(
-        f"an image of which only the config and one layer of 100 KiB are new, {_of_line()}",
+        f"an image with only a new config and one new layer of 100 KiB, {_of_line()}",
         {_NAME: {"v2": root}},
         programs.copies(),
         before={_NAME: {_TAG: former}},
@@ -167,17 +167,17 @@ def _line_update(scale: Scale) -> Contest:
 
 
 def _version(_: Scale) -> Contest:
-    return Contest("the start alone: --version", {}, programs.versions())
+    return Contest("start time: --version", {}, programs.versions())
 
 
 def _idle_copy(_: Scale) -> Contest:
     held = {_NAME: {_TAG: image()}}
-    return Contest("nothing to do: one image that is in place, by copy", held, programs.copies(), before=held)
+    return Contest("nothing to do: copy of one image already in place", held, programs.copies(), before=held)
 
 
 def _idle_backfill(_: Scale) -> Contest:
     held = {_NAME: {_TAG: image()}}
-    return Contest("nothing to do: one tag that is in place, by backfill", held, programs.mirrors(), before=held)
+    return Contest("nothing to do: backfill of one tag already in place", held, programs.mirrors(), before=held)
 
 
 def _head(scale: Scale) -> Contest:
@@ -201,7 +201,7 @@ def _in_place(scale: Scale, tags: int = 10_000) -> Contest:
 def _dry_run(scale: Scale, tags: int = 10_000) -> Contest:
     repositories, tags = scale.count(300, 3), scale.count(tags, 3)
     return Contest(
-        f"{tags:,} tags in {repositories} repositories, all missing, by backfill --dry-run",
+        f"{tags:,} tags in {repositories} repositories, all missing, with backfill --dry-run",
         {},
         programs.backfills("", "--dry-run", says=RowOutcome.WOULD_COPY),
         synthetic=(repositories, tags),
@@ -213,7 +213,7 @@ def _push(scale: Scale, sizes: Sequence[int], title: str) -> Contest:
     number = scale.count(10)
     roots = {f"v{place}": image(place, [scale.bytes(size) for size in sizes]) for place in range(1, number + 1)}
     held = {_NAME: roots}
-    return Contest(f"from a webhook to the tag, by serve: {title}", held, pushes.contenders(held))
+    return Contest(f"from the webhook to the tag, with serve: {title}", held, pushes.contenders(held))
 
 
 def _cold(scale: Scale) -> Contest:
@@ -230,7 +230,7 @@ def _warm(scale: Scale) -> Contest:
 
 def _drift(scale: Scale) -> Contest:
     held = _harbor(scale)
-    title = f"{_tags(held)}, one in 100 has changed since it was copied"
+    title = f"{_tags(held)}, one in 100 changed after its copy"
     return Contest(title, held, programs.backfills(), before=before_changes(held, 100), harbor=True)
 
 
@@ -240,7 +240,7 @@ def _fast(scale: Scale) -> Contest:
         *programs.backfills(" --fast", "--fast", again=True),
         *programs.backfills(", again", again=True),
     ]
-    return Contest(f"{_tags(held)}, copied or found in place just before", held, contenders, before=held, harbor=True)
+    return Contest(f"{_tags(held)}, copied or compared just before", held, contenders, before=held, harbor=True)
 
 
 def _harbor(scale: Scale) -> HarborContent:
@@ -257,7 +257,7 @@ def _tiny_tags(number: int) -> Content:
 
 
 def _of_line() -> str:
-    return f"{_SLOW.round_trip * 1000:.0f} ms of round trip, {_SLOW.rate * 8 / 1e6:.0f} Mbit/s a connection"
+    return f"{_SLOW.round_trip * 1000:.0f} ms round trip, {_SLOW.rate * 8 / 1e6:.0f} Mbit/s per connection"
 
 
 def _size(root: Image) -> str:
@@ -272,9 +272,9 @@ def _tags(held: HarborContent) -> str:
     return f"a Harbor with {tags_of(held):,} tags in {len(held)} repositories"
 
 
-_ONE_BY_ONE = "skopeo copies one tag after another: left out, as it takes too long."
-_NOT_FOR_TINY = f"{_ONE_BY_ONE} So are regctl and oras, which need a process for each tag."
-_PART = "skopeo gets a part of the repositories; regctl and oras, which need a process for each tag, are left out."
+_ONE_BY_ONE = "skopeo copies the tags one by one, which takes too long: left out."
+_NOT_FOR_TINY = f"{_ONE_BY_ONE} regctl and oras need one process per tag: left out."
+_PART = "skopeo copies only a part of the repositories. regctl and oras need one process per tag: left out."
 
 ROWS = {
     "large": Row(
@@ -286,7 +286,7 @@ ROWS = {
         lambda scale: _large(scale, tls=True),
         (Target("seconds", 0.95, "skopeo"), Target("cpu", 2.3)),
         lambda scale: _large(_small(scale)),
-        note="Requests are those of the same without TLS.",
+        note="Requests were counted without TLS.",
     ),
     "shared": Row(_shared, (Target("seconds", 1.0, "crane"),), lambda scale: _shared(_small(scale))),
     "tiny": Row(
@@ -300,7 +300,7 @@ ROWS = {
         _line_image,
         (Target("seconds", 0.65, "best"),),
         lambda scale: _line_image(_small(scale)),
-        note=f"default: with the options that it comes with, rather than {programs.AT_ONCE} blobs at once.",
+        note=f"default: with its default options instead of {programs.AT_ONCE} blobs at once.",
     ),
     "line-tags": Row(_line_tags, (Target("seconds", 0.9, "crane"),), note=_ONE_BY_ONE),
     "line-tiny": Row(_line_tiny, (Target("seconds", 0.9, "crane"),), note=_NOT_FOR_TINY),
@@ -308,15 +308,15 @@ ROWS = {
     "version": Row(_version, (Target("cpu", 0.10),)),
     "idle-copy": Row(_idle_copy, (Target("cpu", 0.20),)),
     "idle-backfill": Row(_idle_backfill, (Target("cpu", 0.35),)),
-    "head": Row(_head, (Target("cpu", 200e-6),), note="CPU is of the client, once it is warm."),
+    "head": Row(_head, (Target("cpu", 200e-6),), note="CPU of the warm client."),
     "inplace": Row(_in_place, (Target("cpu", 2.5), Target("peak", 75e6)), note=_PART),
     "dryrun": Row(_dry_run, (Target("cpu", 3.0),)),
     "push": Row(lambda scale: _push(scale, (300,), "a tiny image"), (Target("peak", 80e6),), note=pushes.NOTE),
     "push-layers": Row(
-        lambda scale: _push(scale, (20 * _KIB,) * 7, "an image of 8 blobs"), (Target("peak", 80e6),), note=pushes.NOTE
+        lambda scale: _push(scale, (20 * _KIB,) * 7, "an image with 8 blobs"), (Target("peak", 80e6),), note=pushes.NOTE
     ),
     "cold": Row(_cold, note=_PART, always=False),
-    "warm": Row(_warm, note="regctl and oras, which need a process for each tag, are left out.", always=False),
+    "warm": Row(_warm, note="regctl and oras need one process per tag: left out.", always=False),
     "drift": Row(_drift, always=False),
     "fast": Row(_fast, always=False),
     "inplace-100k": Row(lambda scale: _in_place(scale, 100_000), always=False, once=True),

@@ -317,7 +317,7 @@ async def test_the_command_line_prints_the_table_and_writes_it_into_a_document(t
     assert process.returncode == 0
     for words in (
         "idle-copy: nothing to do",
-        "version: the start",
+        "version: start time",
         "HEAD manifest",
         "1 interleaved runs",
         "skopeo 1.",
