@@ -19,10 +19,10 @@ class Limit:
     """A row.
 
     Attributes:
-        what: is limited.
+        what: the limited thing.
         place: ``module.CONSTANT`` below ``replicator``.
-        unit: ``bytes``, ``s``, or what is counted.
-        beyond: what happens to what is more.
+        unit: ``bytes``, ``s``, or a counted thing.
+        beyond: the consequence beyond the limit.
     """
 
     what: str
@@ -38,8 +38,8 @@ LIMITS = {
 
 
 def table() -> str:
-    """Build the table: a row a limit, in groups."""
-    rows = ["| what | limit | beyond it |", "|---|---|---|"]
+    """Build the table: one row per limit, in groups."""
+    rows = ["| What | Limit | Beyond the limit |", "|---|---|---|"]
     for group, limits in LIMITS.items():
         rows.append(f"| **{group}** | | |")
         rows += [f"| {limit.what} | {_shown(_value(limit.place), limit.unit)} | {limit.beyond} |" for limit in limits]
@@ -63,6 +63,10 @@ def _value(place: str) -> float:
 
 
 def _shown(value: float, unit: str) -> str:
+    if unit == "s":
+        for seconds, name in ((24 * 3600, "days"), (3600, "h")):
+            if value > seconds and value % seconds == 0:
+                return f"{value // seconds:.0f} {name}"
     if unit != "bytes":
         return f"{value:,.10g} {unit}".rstrip()
     for size, name in ((_MIB, "MiB"), (_KIB, "KiB")):
