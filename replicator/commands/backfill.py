@@ -102,7 +102,7 @@ class BackfillRequest:
         yes: replace any number of existing images without a question.
         outputs: files that are written meanwhile, and complete at the end.
         attestation: one of them, which says whether the run came to its end.
-        strict: a destination that still holds a former image counts as a failure.
+        strict: a destination that still holds an old image counts as a failure.
     """
 
     settings: Settings

@@ -69,7 +69,7 @@ class Display:
     async def ask(self, replacements: int, compared: int) -> bool:
         """Ask whether so many existing images may be replaced; the bar is away meanwhile."""
         question = (
-            f"{replacements:,} of {compared:,} tags name other images at the destination. This is normal after "
+            f"{replacements:,} of {compared:,} tags point to other images at the destination. This is normal after "
             "image-syncer, which rewrites indexes.\nReplace them?"
         )
         self._asking = True
@@ -284,7 +284,7 @@ def summary(report: Report, console: Console, *, causes: Causes, run: str = "") 
         report: the result.
         console: where it is printed.
         causes: of all rows that failed or could not be listed.
-        run: the id under which copies that are left can be cancelled; empty if they have none.
+        run: the id under which copies that are left can be cancelled; empty if there are none.
     """
     if causes.total:
         say("", console, label="Failed:", style="red")
@@ -302,7 +302,7 @@ def summary(report: Report, console: Console, *, causes: Causes, run: str = "") 
     console.print(_counts_table(report))
     if unlisted := report.counts[RowOutcome.NOT_LISTED]:
         sources = "1 source" if unlisted == 1 else f"{unlisted} sources"
-        say(f"Not listed: {sources}, whose tags are not among these", console, style="red")
+        say(f"Not listed: {sources}; their tags are not counted here", console, style="red")
     say(f"{_ending(report)} {report.seconds:.1f} s, {decimal(report.bytes)} copied", console)
     _say_what_is_missing(report, console)
     _say_what_is_left(report, console, run)
@@ -315,7 +315,7 @@ def _say_what_is_missing(report: Report, console: Console) -> None:
         say(f"{what}: was the registry emptied or replaced?", console, label="Warning:", style="yellow")
     if report.stale:
         still = "1 destination still holds" if report.stale == 1 else f"{report.stale} destinations still hold"
-        what = f"{still} a former image: the rules do not copy the image that the source's tag names now"
+        what = f"{still} an old image: the rules do not copy the current image of the source's tag"
         say(what, console, label="Warning:", style="yellow")
 
 
@@ -328,11 +328,14 @@ def _say_what_is_left(report: Report, console: Console, run: str) -> None:
             say(f"To delete them instead: replicator queue cancel --run {run} --lane backfill", console, indent=2)
     if report.refused:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(report.refused.items()))
-        say(f"Skipped, as the destination refuses the kind: {kinds}; types: all in a rule makes it a failure", console)
+        say(
+            f"Skipped, because the destination refuses the kind: {kinds}; with types: all in a rule it is a failure",
+            console,
+        )
     if cancelled := report.counts[RowOutcome.CANCELLED]:
         say(f"Cancelled: {cancelled}; run the backfill again to copy them", console)
     if held := report.counts[RowOutcome.HELD]:
-        say(f"Not replaced: {held} tags that name other images; --yes replaces them without a question", console)
+        say(f"Not replaced: {held} tags that point to other images; --yes replaces them without a prompt", console)
     if left := report.counts[RowOutcome.NOT_BEGUN]:
         say(f"Not started: {left}; run the backfill again to copy them", console)
     if not report.complete:
@@ -380,9 +383,9 @@ async def tell_unknown_rules(queue: Queue, rules: Rules, err: Console) -> list[s
         others = [each for each in known if each.commands and not each.is_one_off]
         if others and not any(each.digest in ("", rules.digest) for each in others):
             theirs = frozenset[str]().union(*(each.parts for each in others))
-            what = "copies that both ask for are made with their options"
+            what = "copies that both request use the options of the running processes"
             if not theirs.issuperset(rules.parts):
-                what = "copies that they do not name end as skipped after ten minutes"
+                what = "copies that their rules do not contain are skipped after ten minutes"
             words = (
                 f"no process on {queue.where} has these rules: {what}; leave out --detach, or run a worker with them"
             )

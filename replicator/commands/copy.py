@@ -62,7 +62,8 @@ def copy(
         bool, typer.Option("--signatures", help="Also copy signatures, and other artifacts that refer to the image.")
     ] = False,
     overwrite: Annotated[
-        Literal["always", "never"], typer.Option(help="Replace a tag that names another image: always or never.")
+        Literal["always", "never"],
+        typer.Option(help="Replace an existing tag that points to another image: always or never."),
     ] = "always",
     as_json: Json = False,
     log: Log = None,
@@ -219,7 +220,7 @@ def copy_options(
         return options
     if options.platforms or choice is Attestations.STRIP:
         option = "--platform" if options.platforms else "--attestations"
-        message = "changes the image's digest, and DESTINATION names a digest: name a tag there"
+        message = "changes the image's digest, but DESTINATION is a digest: use a tag instead"
         raise ConfigError("command line", [Problem(option, message)])
     return options if attestations is not None else CopyOptions((), Attestations.KEEP, signatures or None)
 
@@ -255,7 +256,7 @@ def insecurely(access: Callable[[Repository], Access], hosts: Collection[str]) -
 
 
 def _say_waiting(error: RegistryError) -> None:
-    patience = f"the copy is tried again for up to {age(OUTAGE_SECONDS)}"
+    patience = f"retrying for up to {age(OUTAGE_SECONDS)}"
     say(f"for {error.registry} ({error.why}); {patience}", stderr(), label="Waiting", style="yellow")
 
 

@@ -36,7 +36,7 @@ _IN_MEMORY = 1024 * 1024
 _NONE = "no dead letters"
 _NO_CAUSE = "no dead letter has this cause: replicator failures lists the causes"
 _UNKNOWN = "no dead letter with this destination"
-_LOST = "can't be retried as its content is lost, push the tag again"
+_LOST = "can't be retried, because its content is lost: push the tag again"
 
 References = Annotated[list[str] | None, typer.Argument(metavar="REF", help="Destinations of the dead letters.")]
 CauseId = Annotated[str | None, typer.Option("--cause", metavar="ID", help="Only those of this cause.")]

@@ -94,7 +94,7 @@ def settings_of(context: typer.Context, *, quiet: bool = False) -> Settings:
     level = "warning" if quiet and log is None and unset else settings.log_level
     configure_logs(level, settings.log_format, log)
     if context.params.get("records") is not None:
-        message = "has no effect: the destination is asked what it holds; no such file is read or written"
+        message = "has no effect: replicator compares with the destination, and reads or writes no such file"
         structlog.get_logger("replicator").warning("option", name="--records", problem=message)
     for problem in unknown_variables():
         structlog.get_logger("replicator").warning("unknown setting", name=problem.path, problem=problem.message)
@@ -208,7 +208,7 @@ def signing_key(file: Path) -> SigningKey:
 
     key = open_signing_key(file)
     if key.is_new:
-        say(f"made a new key, {file}; whoever checks what it signs needs {public_file(file)}", stderr())
+        say(f"created a new key, {file}; use {public_file(file)} to check its signatures", stderr())
     return key
 
 
@@ -236,7 +236,7 @@ def items(option: str, lists: Sequence[str] | None) -> list[str]:
     items = [item.strip() for text in lists or () if text for item in text.split(",")]
     for item in items:
         if not item or "/" in item:
-            message = f"{item[:100]!r} is no name: write names with commas, e.g. linux,windows or amd64,arm64:v8"
+            message = f"{item[:100]!r} is not a name: separate names by commas, e.g. linux,windows or amd64,arm64:v8"
             raise ConfigError("command line", [Problem(option, message)])
     return items
 

@@ -350,9 +350,9 @@ def _last_reconcile(last: ReconcileResult, ended: str) -> Text:
     line.append(f", {found.pending} pending" if found.pending else "")
     line.append(f", {found.skipped} skipped, {found.warnings} warnings")
     if found.stale:
-        line.append(f", {found.stale} still hold a former image", style="yellow")
+        line.append(f", {found.stale} still hold an old image", style="yellow")
     if found.lost:
-        line.append(f", {found.lost} had been in place and were missing", style="yellow")
+        line.append(f", {found.lost} were in place before and were missing", style="yellow")
     if found.unregistered:
         line.append(f", {found.unregistered} projects without a verified webhook policy", style="yellow")
     line.append(f", {found.failed} failed", style="red" if found.failed else "")

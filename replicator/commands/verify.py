@@ -148,7 +148,7 @@ def _contradictions(given: dict[str, Path | None], *, extra: bool, part: bool, c
     problems = []
     signs, checks = given["--attest"] is not None, given["--check"] is not None
     if (signs or checks) and given["--key"] is None:
-        why = "requires --key FILE: the key that signs, which is made if the file is not there"
+        why = "requires --key FILE: the signing key, created if the file is missing"
         problems.append(Problem("--attest", why) if signs else Problem("--check", "requires --key FILE: a public key"))
     if given["--key"] is not None and not (signs or checks):
         problems.append(Problem("--key", "requires --attest or --check"))
@@ -156,10 +156,10 @@ def _contradictions(given: dict[str, Path | None], *, extra: bool, part: bool, c
         problems.append(Problem("--list", "requires --extra"))
     if extra and part:
         problems.append(
-            Problem("--extra", "can't be combined with --only and --rule: what they leave out is not extra")
+            Problem("--extra", "can't be combined with --only and --rule: their other tags would count as extra")
         )
     if checks and (signs or part or compares):
-        problems.append(Problem("--check", "can't be combined with options of a comparison: it reads a file alone"))
+        problems.append(Problem("--check", "can't be combined with options of a comparison: it only reads the file"))
     return problems
 
 
@@ -277,7 +277,7 @@ async def _look_closer(
             take(row)
     if request.extra and report.counts[RowOutcome.NOT_LISTED]:
         # What a source has that could not be listed would be taken for extra, and deleted by a person who believes it.
-        report.warnings.append("no tags were looked for that nobody names, as not everything could be listed")
+        report.warnings.append("extra tags were not searched, because a source could not be listed")
     elif request.extra:
         async with contextlib.aclosing(closer.extras(listing.destinations)) as rows:
             async for row in rows:
@@ -294,7 +294,10 @@ async def _registries(request: VerifyRequest) -> AsyncIterator[tuple[Registries,
                 queue = await stack.enter_async_context(open_queue(settings))
                 opened = await stack.enter_async_context(open_copier(settings, rules, queue))
             except (ReplicatorError, OSError) as error:
-                what = "images of which a rule wants a part are read at the source, as the queue's memory is not there"
+                what = (
+                    "images of rules with platforms or attestations are read at the source again, because the "
+                    "queue's cache is not available"
+                )
                 say(f"{what}: {error}", stderr(), label="Warning:", style="yellow")
             else:
                 yield opened
@@ -309,7 +312,7 @@ async def _progress(report: Report, findings: _Findings) -> AsyncIterator[None]:
     async def tell() -> None:
         while True:
             await asyncio.sleep(_LINE_SECONDS)
-            closer = f", {sum(findings.counts.values())} looked at closely" if report.complete else ""
+            closer = f", {sum(findings.counts.values())} checked in detail" if report.complete else ""
             say(f"{report.ended} of {report.listed} tags compared{closer}", stderr())
 
     task = asyncio.create_task(tell())
@@ -355,9 +358,9 @@ def _tell(request: VerifyRequest, findings: _Findings, report: Report, closer: V
         if findings.counts[state]:
             say(f"{state}: {findings.counts[state]}")
     for repository in closer.unnamed:
-        say(f"no rule and source tag names anything in {repository}")
+        say(f"no rule copies any tag to {repository}")
     total = sum(findings.counts.values())
-    ending = f"{findings.wrong} of {total} are not as the rules want them" if findings.wrong else "both sides are equal"
+    ending = f"{findings.wrong} of {total} differ from the rules" if findings.wrong else "both sides are equal"
     say(f"Done in {seconds:.1f} s: {ending}")
     if attestation is not None:
         say(f"{attestation.file} is signed with the key {attestation.key.public.id[:16]}…")

@@ -238,7 +238,7 @@ async def try_webhook(settings: Settings, *, verify: bool, as_json: bool, out: C
             status = answer.status if answer.status is not None else "no answer"
             say(f"{'ok' if answer.ok else 'failed'}  {answer.format}: {status}: {answer.meaning}", out)
         if is_loopback(host := URL(url).host or ""):
-            say(f"warning: {host} is this machine here, and for Harbor it is Harbor's own: use another URL there", out)
+            say(f"warning: for Harbor, {host} is Harbor's own machine, not this one: use another URL there", out)
         say("The sample was sent from this machine. Harbor must reach the URL too: see replicator webhook list", out)
     return OK if all(answer.ok for answer in answers) else FAILED
 
@@ -291,7 +291,7 @@ async def _change(
     for each in () if as_json else changes:
         _say_change(each, out)
     if not changes and not as_json:
-        say("no project: the rules name none of the given ones", out)
+        say("no project: the rules contain none of the given projects", out)
     if not as_json and warn:
         _warn(silent, out)
     return _code(changes) if changes else FAILED

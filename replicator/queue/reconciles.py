@@ -69,7 +69,7 @@ class Findings:
         held: tags of other images at the destination that wait for an approval, because they are so many.
         collisions: those of ``failed`` whose destination is that of another source too.
         unlisted: repositories, projects and patterns that could not be listed; no tags, so not in ``listed``.
-        stale: tags that were left out while their destination still holds a former image.
+        stale: tags that were left out while their destination still holds an old image.
         lost: tags that were missing at their destination although this installation had seen them there.
         unregistered: projects whose webhook policy could not be ensured; None where that was not wanted.
         failures: the first of ``unlisted``, ``failed`` and ``held``, with their reasons.

@@ -292,7 +292,7 @@ class Backfill:
                 await self._options.forecast.add(self._copier, found, checked)
             if checked is None:
                 return row_of(found, RowOutcome.WOULD_COPY)
-            own = "; only if this installation wrote that (overwrite: ours)"
+            own = "; only if this installation wrote the existing tag (overwrite: ours)"
             note = why(checked) + (own if checked.replaced and found.request.overwrite is Overwrite.OURS else "")
             facts = named_by(checked)
             return row_of(

@@ -112,7 +112,7 @@ class Report:
         older: tags that ``since`` skipped; not counted as listed.
         trusted: tags that were taken as up to date without a comparison.
         drift: tags that were seen to differ from their destination, and were not in the queue already.
-        stale: tags that were skipped or are gone, while their destination still holds a former image.
+        stale: tags that were skipped or are gone, while their destination still holds an old image.
         refused: skipped tags by the kind that their destination refuses.
         lost: tags that were missing at their destination although this installation had seen them there.
         lost_examples: the first of these destinations.

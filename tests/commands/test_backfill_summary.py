@@ -167,13 +167,13 @@ def test_what_was_lost_and_what_still_holds_a_former_image_are_told_apart() -> N
     report.lost, report.lost_examples = 3, ["r.example.com/a:1", "r.example.com/a:2"]
     told = summarised(report)
     assert "Warning: 3 tags that were in place before were missing, e.g. r.example.com/a:1:" in told
-    assert "Warning: 1 destination still holds a former image" in told
+    assert "Warning: 1 destination still holds an old image" in told
 
 
 def test_what_destinations_refuse_is_counted_by_kind_and_is_no_trouble() -> None:
     kinds = ["chart", "chart", "cache", "application/vnd.example+type"]
     report = report_of(*(Row("a", "b", RowOutcome.SKIPPED, refused=kind) for kind in kinds))
-    assert "Skipped, as the destination refuses the kind: cache 1, chart 2, other 1; types: all" in summarised(report)
+    assert "Skipped, because the destination refuses the kind: cache 1, chart 2, other 1; with types: all" in summarised(report)
     assert report.troubles == 0
 
 

@@ -45,7 +45,7 @@ def test_under_a_digest_no_byte_changes() -> None:
     assert copy_options(digest, None, None, signatures=False) == VERBATIM
     assert copy_options(digest, ["*/*"], "fail", signatures=True) == CopyOptions((), Attestations.FAIL, signatures=True)
     for platforms, word, option in ((["linux/amd64"], None, "--platform"), (None, "strip", "--attestations")):
-        with pytest.raises(ConfigError, match="name a tag there") as caught:
+        with pytest.raises(ConfigError, match="use a tag instead") as caught:
             copy_options(digest, platforms, word, signatures=False)
         assert [problem.path for problem in caught.value.problems] == [option]
 

@@ -234,7 +234,7 @@ def test_a_reconcile_that_runs_and_the_last_one_are_shown() -> None:
     shown = printed(seen)
     assert "reconcile running for 1 min on h1:17, 340 of 800 tags so far" in shown
     assert "last reconcile 2 h ago on h2: 1000 tags in 42.5 s, 985 up to date, drift 7, 3 skipped" in shown
-    assert "2 still hold a former image, 4 had been in place and were missing, 5 failed" in shown
+    assert "2 still hold an old image, 4 were in place before and were missing, 5 failed" in shown
     assert seen.to_json()["reconcile"] == {
         "running": {"since": "2026-01-01T11:58:30.000Z", "host": "h1", "pid": 17, "listed": 800, "done": 340},
         "last": {

@@ -85,7 +85,7 @@ async def test_an_image_for_another_platform_is_skipped_with_the_reason_in_the_l
         assert (line["result"], line["level"]) == ("skipped", "warning")
         ended, rows = await backfill(house, "--strict")
         assert (ended.code, rows["arm"]["still_holds"]) == (1, ONLY_AMD64.digest)
-        assert "Warning: 1 destination still holds a former image" in ended.out
+        assert "Warning: 1 destination still holds an old image" in ended.out
     assert json.loads((await replicator("failures", "--json", cwd=house.directory)).out) == []
 
 

@@ -252,7 +252,7 @@ async def test_a_harbor_that_calls_itself_otherwise_is_told_with_what_to_do(two:
     assert "calls itself" not in told[other.name]
     told = await findings("policy")
     assert told[one.name].startswith("failed")
-    assert "does not name its Harbor, which calls itself 'harbor.internal'" in told[one.name]
+    assert "does not send the Harbor's name, and Harbor calls itself 'harbor.internal'" in told[one.name]
     assert "register corrects it" in told[one.name]
     assert told[other.name].startswith("ok")
     assert (await two.called("webhook", "register", "--url", url)).code == 0

@@ -56,7 +56,7 @@ async def test_a_failure_whose_content_is_lost_is_told_apart_from_one_that_is_no
     code = await retry_failures(settings_of(server, queue), references, out=out, err=err)
     assert code == 1
     assert text(out) == f"queued again: {KEPT}\n"
-    assert text(err).splitlines()[0] == f"can't be retried as its content is lost, push the tag again: {LOST}"
+    assert text(err).splitlines()[0] == f"can't be retried, because its content is lost: push the tag again: {LOST}"
     assert text(err).count(LOST) == 1
     assert ("no dead letter with this destination: r.example/a/absent:1" in text(err)) == (references is not None)
     assert "no worker runs:" in text(err)

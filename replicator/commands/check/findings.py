@@ -170,17 +170,17 @@ def redis_words(error: RedisError | OSError) -> str:
     """Explain an error of Redis or of the connection, and what to do about it."""
     said = str(error)[:MAX_QUOTED] or type(error).__name__
     if any(words in said for words in _LOGIN_WORDS):
-        return "refuses the login: check user and password in REPLICATOR_REDIS_URL, where both are percent-encoded"
+        return "refuses the login: check user and password in REPLICATOR_REDIS_URL (percent-encode both)"
     if isinstance(error, NoPermissionError) or "ACL failure" in said:
         return f"the user lacks permissions: give it the ACL of docs/deployment.md ({said})"
     if isinstance(error, ReadOnlyError):
         return "is a read-only replica: set REPLICATOR_REDIS_URL to its master, or to its sentinels"
     if isinstance(error, OutOfMemoryError):
-        return "its memory is full: raise its maxmemory, or find what else fills it"
+        return "its memory is full: raise maxmemory, or find the other program that fills it"
     if isinstance(error, BusyLoadingError):
         return "is still loading its data: try again"
     if hint := advice(error):
         return f"refuses: {hint} ({said})"
     if isinstance(error, ResponseError):
         return f"refuses: {said}"
-    return f"does not answer: check REPLICATOR_REDIS_URL, and that it runs and is reachable from here ({said})"
+    return f"does not answer: check REPLICATOR_REDIS_URL, and whether Redis is running and reachable from here ({said})"

@@ -114,9 +114,9 @@ async def compare_rules(url: str, prefix: str, rules: Rules, origin: str = "") -
             found, known = await processes(queue), await KnownConfig.read(queue)
             pauses, reconcile = await list_pauses(queue), await ReconcileState.read(queue)
         where = queue.where
-    waiting = [f"{each.sentence}: replicator queue resume {each.selection.options} lets them go on" for each in pauses]
+    waiting = [f"{each.sentence}: to resume, run replicator queue resume {each.selection.options}" for each in pauses]
     if reconcile is not None and reconcile.last is not None and reconcile.awaits_approval:
-        waiting.append(f"{reconcile.last.findings.shortfall}: replicator status names them")
+        waiting.append(f"{reconcile.last.findings.shortfall}: replicator status shows them")
     findings = [Finding("operator", where, FindingState.WARNING, each) for each in waiting]
     return findings + _compare(rules, origin, found, known, where)
 
@@ -130,7 +130,7 @@ def _compare(
         return []
     if not others:
         noun = "process has" if len(running) == 1 else "processes have"
-        return [Finding(_IN_FORCE, where, FindingState.OK, f"{len(running)} {noun} these rules in force")]
+        return [Finding(_IN_FORCE, where, FindingState.OK, f"{len(running)} {noun} these rules")]
     names = ", ".join(f"{each.command} {each.host}:{each.pid}" for each in others[:_MAX_NAMED])
     parts = frozenset((*rules.parts, *filter(None, [origin])))
     if not any(parts & known[each.rules].parts for each in others if each.rules in known):
@@ -139,7 +139,7 @@ def _compare(
     differing = Differing.among(found)
     if differing is not None and differing.is_old:
         return [Finding(_IN_FORCE, where, FindingState.FAILED, differing.sentence)]
-    message = f"other rules are in force ({names}): reload them (SIGHUP), or restart"
+    message = f"other processes use other rules ({names}): reload them (SIGHUP), or restart"
     return [Finding(_IN_FORCE, where, FindingState.NOT_TRIED, message)]
 
 
@@ -177,7 +177,9 @@ async def _run_a_job(handle: RedisHandle, prefix: str, wanted: int | None) -> li
         await scripts.run("confirm", lease, *facts, "", short_name(job_id), MOST_DESTINATIONS, lease, 0)
         await scripts.run("finish", *facts, job[2], lane, "done", 0, 0, "ended", "", "", "")
         if not await redis.xread({f"{trial}:finished:check": "0"}):
-            raise ResponseError(f"CROSSSLOT: what a script writes is not found at its key {trial}:finished:check")
+            raise ResponseError(
+                f"CROSSSLOT: the data that a script wrote is not found at its key {trial}:finished:check"
+            )
     finally:
         names = ("seq", "gen", "running", "merged", "checks:new", "clock", "finished:check")
         left = (*names, f"queue:{lane}", f"waiters:{job_id}")
@@ -190,15 +192,15 @@ def _held(handle: RedisHandle, replicas: Replicas, needed: int, late: str) -> li
     """Say whether events survive a failover; nothing for a Redis that has never had a replica."""
     where = handle.where
     if late:
-        message = f"{late}, so events get 503: mend the replica, or let a failover lose events: {_UNSAFE}"
+        message = f"{late}, so events get 503: repair the replica, or accept that a failover can lose events: {_UNSAFE}"
         return [Finding("redis replicas", where, FindingState.FAILED, message)]
     if replicas.awaited:
         noun = "replica holds" if needed == 1 else "replicas hold"
-        message = f"an event is accepted once {needed} {noun} it"
+        message = f"an event is accepted after {needed} {noun} it"
         return [Finding("redis replicas", where, FindingState.OK, message)]
     if replicas.problem:
-        message = f"not waited for, as {replicas.problem}: a failover can lose events of its last moments"
-        return [Finding("redis replicas", where, FindingState.NOT_TRIED, f"{message}, which a sweep finds again")]
+        message = f"not waited for, because {replicas.problem}: a failover can lose the latest events"
+        return [Finding("redis replicas", where, FindingState.NOT_TRIED, f"{message}; a sweep finds them again")]
     return []
 
 
@@ -254,25 +256,25 @@ def judge_file(
     if appendonly is None:
         return (
             FindingState.NOT_TRIED,
-            "does not tell whether it keeps an append-only file (no CONFIG GET): check appendonly",
+            "does not show whether it has an append-only file (no CONFIG GET): check appendonly",
         )
     if appendonly not in ("yes", "1"):
         return (
             FindingState.FAILED,
-            "loses jobs when it restarts, as it has no append-only file: set appendonly yes",
+            "loses all jobs at a restart, because it has no append-only file: set appendonly yes",
         )
     if str(info.get("aof_last_write_status", "ok")) != "ok":
-        return FindingState.FAILED, "can't write its append-only file: is the disk full? See its log"
+        return FindingState.FAILED, "can't write its append-only file: check its disk space and its log"
     if appendfsync is None:
         return (
             FindingState.OK,
-            "keeps an append-only file; does not tell how often it is flushed to disk (no CONFIG GET)",
+            "has an append-only file; does not show how often it is flushed to disk (no CONFIG GET)",
         )
     late = ""
     if appendfsync != "always":
         late = ": a power cut can lose the last second"
-        late += ", if it hits the replicas too" if aliyun else "; appendfsync always loses nothing"
-    return FindingState.OK, f"keeps an append-only file (appendfsync {appendfsync[:MAX_QUOTED]}){late}"
+        late += ", if it also hits the replicas" if aliyun else "; set appendfsync always to lose nothing"
+    return FindingState.OK, f"has an append-only file (appendfsync {appendfsync[:MAX_QUOTED]}){late}"
 
 
 def judge_memory(policy: str | None) -> tuple[FindingState, str]:
@@ -282,10 +284,10 @@ def judge_memory(policy: str | None) -> tuple[FindingState, str]:
         policy: the ``maxmemory-policy``; None if unknown.
     """
     if policy is None:
-        message = "does not tell whether it evicts jobs (no CONFIG GET): maxmemory-policy must be noeviction"
+        message = "does not show whether it evicts jobs (no CONFIG GET): maxmemory-policy must be noeviction"
         return FindingState.NOT_TRIED, message
     if policy != "noeviction":
-        return FindingState.FAILED, f"may evict jobs: set maxmemory-policy noeviction (it is {policy[:MAX_QUOTED]})"
+        return FindingState.FAILED, f"can evict jobs: set maxmemory-policy noeviction (now {policy[:MAX_QUOTED]})"
     return FindingState.OK, "evicts nothing (maxmemory-policy noeviction)"
 
 
@@ -321,7 +323,9 @@ async def try_state_directory(directory: Path, server: Path | None = None) -> li
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        message = f"{place} is no directory that this user can write to: set REPLICATOR_STATE_DIR to another one"
+        message = (
+            f"{place} is not a directory that this user can write to: set REPLICATOR_STATE_DIR to another directory"
+        )
         return [Finding("queue", subject, FindingState.FAILED, message)]
     try:
         use = await use_of(directory)
@@ -374,11 +378,12 @@ async def _trouble(directory: Path, use: Use, program: str) -> str:
         return ""
     if use is Use.SILENT:
         return (
-            f"its queue server runs, but does not answer: it is stopped, or waits for its disk; see {directory / LOG}"
+            "its queue server is running, but does not answer: it is stopped, or waits for its disk; see "
+            f"{directory / LOG}"
         )
     if use is Use.LOCKED:
         return (
-            "in use by another replicator whose queue server does not run: the log of that replicator says why; or set "
+            "in use by another replicator whose queue server is not running: see the log of that replicator; or set "
             "REPLICATOR_STATE_DIR to another directory"
         )
     try:
@@ -388,6 +393,6 @@ async def _trouble(directory: Path, use: Use, program: str) -> str:
     if damage is None:
         return ""
     return (
-        f"the last {damage.bad} bytes of {damage.file} are damaged: the next start keeps a copy of them, goes on with "
-        "what is before, and has a reconcile compare everything"
+        f"the last {damage.bad} bytes of {damage.file} are damaged: the next start saves a copy of them, uses the "
+        "data before them, and starts a full reconcile"
     )

@@ -216,10 +216,10 @@ async def look_at_both_ends(registries: Registries, request: CopyRequest) -> lis
         message = "there is no image yet: the first copy shows whether anyone may pull a private image here"
         return [Finding("public", subject, FindingState.NOT_TRIED, message)]
     if answer is PublicAnswer.UNKNOWN:
-        message = "the source or the destination gives no clear answer to a request without a login"
+        message = "the source or the destination gives no clear answer to an anonymous request"
         return [Finding("public", subject, FindingState.NOT_TRIED, message)]
     if answer is not PublicAnswer.PUBLIC:
-        return [Finding("public", subject, FindingState.OK, "not open to anyone, or open at the source too")]
+        return [Finding("public", subject, FindingState.OK, "not public, or public at the source too")]
     message = f"{source.repository} is private, and anyone may pull it here"
     if request.options.public is Public.ALLOW:
         return [Finding("public", subject, FindingState.OK, f"{message}, as the rule allows")]

@@ -46,10 +46,13 @@ if TYPE_CHECKING:
 
 _MAX_NAME = 60
 _CORRECT = "replicator webhook register corrects it"
-_REMEDY = "replicator webhook test shows what an event meets; after the fix, a backfill copies what was missed"
+_REMEDY = (
+    "replicator webhook test sends a sample event and explains the answer; after the fix, a backfill copies "
+    "missed images"
+)
 _USER = (
-    "the login is a user: take a robot account, which costs Harbor less CPU (0.03 s a request instead of 0.8 s, from "
-    "2.15 on) and which no wrong password locks"
+    "the login is a user: use a robot account instead. It costs Harbor less CPU (0.03 s per request instead of 0.8 s, "
+    "from 2.15 on), and wrong passwords do not lock it"
 )
 _ANSWER_SECONDS = 5.0
 """Timeout for all requests to the program that already listens at our address."""
@@ -144,8 +147,8 @@ async def look_at_harbor(registries: Registries, registry: str, project: str) ->
     if is_named_otherwise(registry, system.names):
         own = system.names[0][:_MAX_NAME]
         message += (
-            f"; it calls itself {own} in events and tokens: write {own} in the rules, with endpoint: where it is "
-            f"reached, or keep the webhook's URL {PATH}/{registry}"
+            f"; it calls itself {own} in events and tokens: write {own} in the rules, with endpoint: for "
+            f"the address to connect to, or keep the webhook's URL {PATH}/{registry}"
         )
     # A hint alone: without an answer nothing is said.
     with contextlib.suppress(RegistryError):
@@ -162,12 +165,12 @@ def is_named_otherwise(registry: str, names: Sequence[str]) -> bool:
 def _lacking(action: str, error: RegistryError) -> str:
     if isinstance(error, Unauthorized):
         return (
-            "not logged in at Harbor, which serves public projects all the same: check the username and password under "
-            "auth, and that its robot account has not expired"
+            "not logged in at Harbor, so only public projects are visible: check the username and password under auth, "
+            "and whether the robot account has expired"
         )
     return (
-        f"the login lacks notification-policy:{action} (Notification Policy: {action.capitalize()}), which only this "
-        "check needs: grant it, or run replicator webhook list --user NAME; or there is no such project"
+        f"the login lacks notification-policy:{action} (Notification Policy: {action.capitalize()}), needed only "
+        "by this check: grant it, or run replicator webhook list --user NAME; or the project does not exist"
     )
 
 
@@ -186,16 +189,22 @@ def judge_policies(policies: Sequence[Policy], expected: Expected) -> tuple[Find
     if problems:
         return FindingState.FAILED, f"the {named} {' and '.join(problems)}: {_CORRECT}", policy
     if _sends_former(policy, expected):
-        remedy = "replicator webhook register gives it the new one"
+        remedy = "replicator webhook register sets the new token"
         return FindingState.OK, f"the {named} reports pushes with an old token: {remedy}", policy
     if _names_in_query(policy, expected):
-        query = "names its Harbor in the query, which Harbor may leave out"
+        query = "contains the Harbor's name in the query, which Harbor may drop"
         return FindingState.OK, f"the {named} reports pushes; its URL {query}: {_CORRECT}", policy
     if any(expected.is_receiver(target) and ends_with_slash(target.address) for target in policy.targets):
         return FindingState.OK, f"the {named} reports pushes; its URL ends with a slash: {_CORRECT}", policy
-    more = f"; {len(ours) - 1} more send here too, so each event arrives several times" if len(ours) > 1 else ""
+    more = (
+        f"; {len(ours) - 1} more policies send to the same URL, so each event arrives several times"
+        if len(ours) > 1
+        else ""
+    )
     if SCANNED not in policy.event_types:
-        more += f"; with Scanning finished ({SCANNED}) too, a copy that waits for a scan starts at once: {_CORRECT}"
+        more += (
+            f"; with the event Scanning finished ({SCANNED}), a copy that waits for a scan starts at once: {_CORRECT}"
+        )
     return FindingState.OK, f"the {named} reports pushes{more}", policy
 
 
@@ -224,10 +233,13 @@ def _target_problem(target: PolicyTarget, expected: Expected) -> str:
         return f"notifies by {target.type[:_MAX_NAME]!r} instead of http"
     named = target.registry
     if named is not None and expected.registry is not None and canonical(named) != canonical(expected.registry):
-        return f"names {named[:_MAX_NAME]!r} as its Harbor instead of {expected.registry!r}"
+        return f"sends {named[:_MAX_NAME]!r} as the Harbor's name instead of {expected.registry!r}"
     if named is None and expected.registry is not None and is_named_otherwise(expected.registry, expected.names):
         own = expected.names[0][:_MAX_NAME]
-        return f"does not name its Harbor, which calls itself {own!r} in events instead of {expected.registry!r}"
+        return (
+            f"does not send the Harbor's name, and Harbor calls itself {own!r} in events instead of "
+            f"{expected.registry!r}"
+        )
     if expected.anonymous and expected.token is None:
         return ""
     if not target.auth_header:

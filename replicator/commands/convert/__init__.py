@@ -27,7 +27,7 @@ Program = Literal["image-syncer", "regsync", "skopeo", "harbor"]
 Part = Literal["whole", "auth", "images"]
 """The content of a file: all of it, or one of image-syncer's two sections."""
 
-_NO_POLICIES = "has no replication policies: save what Harbor answers to GET /api/v2.0/replication/policies"
+_NO_POLICIES = "has no replication policies: save Harbor's answer to GET /api/v2.0/replication/policies"
 _LOGIN = frozenset({"username", "password", "insecure"})
 
 
@@ -191,12 +191,12 @@ def convert(
     ],
     program: Annotated[
         Literal["auto", "image-syncer", "regsync", "skopeo", "harbor"],
-        typer.Option("--from", help="The program of the file; auto detects it by the content."),
+        typer.Option("--from", help="Program that the file is for; auto detects it from the content."),
     ] = "auto",
     to: Annotated[
         str | None,
         typer.Option(
-            help="Destination of images without one in the file, as all images of skopeo sync.",
+            help="Destination of images that have none in the file. Required for skopeo sync.",
             metavar="HOST[/NAMESPACE]",
         ),
     ] = None,

@@ -64,9 +64,12 @@ def drafted(sections: Mapping[str, Any], options: Options) -> Draft:
     """
     draft = Draft("Harbor's replication policies", options)
     if options.registry is not None or options.namespace is not None:
-        draft.wrong("--to", "can't be used: a policy names its destination itself")
+        draft.wrong("--to", "can't be used: each policy has its own destination")
     if options.harbor is None:
-        draft.wrong("--harbor", "is missing: a policy does not name its own Harbor; give its public host with --harbor")
+        draft.wrong(
+            "--harbor",
+            "is missing: the policies do not contain the name of their own Harbor; give its public host with --harbor",
+        )
     for item in Node(sections[POLICIES], "", draft.problems).items():
         _Policy(item, draft).read()
     if not draft.images and not draft.problems:
@@ -311,10 +314,10 @@ class _Policy:
                 self._note(self._fields[name].path, "has no equivalent: nothing is deleted at a destination")
                 break
         if "copy_by_chunk" in self._fields and self._fields["copy_by_chunk"].boolean():
-            message = "is not needed: an upload that breaks goes on from where the registry has it"
+            message = "is not needed: an interrupted upload resumes at the byte where it stopped"
             self._note(self._fields["copy_by_chunk"].path, message)
         if "single_active_replication" in self._fields and self._fields["single_active_replication"].boolean():
-            message = "is not needed: no two copies to one destination run at once"
+            message = "is not needed: two copies to one destination never run at the same time"
             self._note(self._fields["single_active_replication"].path, message)
 
     def _trigger(self) -> None:

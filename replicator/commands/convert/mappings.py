@@ -35,7 +35,7 @@ def skopeo_draft(sections: Mapping[str, Any], options: Options) -> Draft:
     """
     draft = Draft("skopeo sync", options)
     if not options.registry:
-        message = "a file of skopeo names no destination; pass the DESTINATION of skopeo sync as --to HOST/NAMESPACE"
+        message = "a file of skopeo contains no destination; pass the DESTINATION of skopeo sync as --to HOST/NAMESPACE"
         draft.wrong("--to", message)
     draft.remark("", "skopeo sync without --all copies only its own platform; replicator copies all platforms")
     for registry, node in (Node(dict(sections), "", draft.problems).mapping() or {}).items():
@@ -147,7 +147,7 @@ class _Registry:
     def _secret(self, fields: Mapping[str, Node], field: str, value: str) -> str:
         if "${" in value:
             self._remark(
-                fields[field].path, "contains ${, which would be a variable here, so the value moves to a variable"
+                fields[field].path, "contains ${, which would start a variable here; the value is moved to a variable"
             )
             return self._draft.variable(field.upper(), self._registry)
         return value if field == "username" else self._draft.secret(value, "PASSWORD", self._registry)

@@ -74,7 +74,7 @@ def drafted(sections: Mapping[str, Any], options: Options) -> Draft:
     """
     draft = Draft("regsync", options)
     if options.registry is not None or options.namespace is not None:
-        draft.wrong("--to", "can't be used: a file of regsync names every target itself")
+        draft.wrong("--to", "can't be used: a file of regsync contains every target")
     if str(sections.get("version") or "1") != "1":
         draft.wrong("version", "must be 1, the only supported version")
     # Keys that begin with x- hold anchors, which aliases repeat elsewhere.

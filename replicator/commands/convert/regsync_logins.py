@@ -134,7 +134,7 @@ class _Login:
                 self._remark(path, f"the template is not supported: set {variable[2:-1]}")
                 return variable
         if "${" in value:
-            self._remark(path, "contains ${, which would be a variable here, so the value moves to a variable")
+            self._remark(path, "contains ${, which would start a variable here; the value is moved to a variable")
             return self._draft.variable(name, registry)
         return value if name == "USERNAME" else self._draft.secret(value, name, registry)
 

@@ -51,7 +51,7 @@ async def test_a_private_image_that_anyone_may_pull_at_its_destination_is_told(
     assert f"{pushed.harbor.host}/team/app is private, and anyone may pull it here" in message
     assert ("set the type (仓库类型) of the repository app to private" in message) is (public != "allow")
     pushed.acr.public = {"image-syncer/other"}
-    assert "not open to anyone" in told(await checked(pushed, rules, 0), "ok")["public"]
+    assert "not public" in told(await checked(pushed, rules, 0), "ok")["public"]
 
 
 @pytest.mark.parametrize("secret", [HARBOR_ROBOT[1], ACR_USER[1]])

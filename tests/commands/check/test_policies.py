@@ -84,7 +84,7 @@ async def test_a_policy_that_sends_a_former_token_works_and_is_told_to_be_renewe
     pushed.harbor.add_policy("library", URL, auth_header="Bearer before")
     settings = {"REPLICATOR_WEBHOOK_URL": URL, "REPLICATOR_WEBHOOK_FORMER_TOKENS": "older before"}
     found = told(await checked(pushed, as_administrator(pushed.rules(RULE)), 0, **settings), "ok")
-    assert "with an old token: replicator webhook register gives it the new one" in found["policy"]
+    assert "with an old token: replicator webhook register sets the new token" in found["policy"]
 
 
 async def test_without_an_address_of_its_own_any_that_ends_like_the_webhooks_will_do(pushed: House) -> None:
@@ -105,7 +105,7 @@ async def test_webhooks_that_are_switched_off_in_harbor_are_told_to_any_login(pu
 async def test_a_user_is_told_to_take_a_robot_account_which_is_no_failure(pushed: House) -> None:
     pushed.harbor.add_policy("library", URL, auth_header=TOKEN)
     rules = as_administrator(pushed.rules(RULE))
-    assert "take a robot account" in told(await checked(pushed, rules, 0), "ok")["harbor"]
+    assert "use a robot account" in told(await checked(pushed, rules, 0), "ok")["harbor"]
     pushed.harbor.faults.add(Fault(Answer(500), path="/users/current", times=None))
     found = told(await checked(pushed, rules, 0), "ok")
     assert found["harbor"] == f"version {pushed.harbor.api.version}, sends events"
@@ -214,7 +214,7 @@ def test_the_best_of_several_policies_counts_and_that_there_are_several_is_told(
 def test_a_policy_without_ends_of_scans_is_no_failure_and_the_use_of_them_is_told() -> None:
     state, message, _ = judge_policies([policy(event_types=("PUSH_ARTIFACT",))], Expected(URL, TOKEN))
     assert state is FindingState.OK
-    assert "with Scanning finished (SCANNING_COMPLETED) too, a copy that waits for a scan starts at once" in message
+    assert "with the event Scanning finished (SCANNING_COMPLETED), a copy that waits for a scan starts at once" in message
     reversed_types = policy(event_types=("SCANNING_COMPLETED", "PUSH_ARTIFACT"))
     assert "Scanning" not in judge_policies([reversed_types], Expected(URL, TOKEN))[1]
 
@@ -230,7 +230,7 @@ def test_a_policy_whose_address_names_another_harbor_is_told(form: str) -> None:
     expected = Expected(URL, TOKEN, registry="harbor.example.com")
     state, message, _ = judge_policies([policy(target={"address": f"{URL}{form}other.example.com"})], expected)
     assert state is FindingState.FAILED
-    assert "names 'other.example.com' as its Harbor" in message
+    assert "sends 'other.example.com' as the Harbor's name" in message
     assert judge_policies([policy(target={"address": f"{URL}/HARBOR.example.com:443"})], expected)[0] is FindingState.OK
 
 
@@ -248,7 +248,7 @@ async def test_a_check_knows_the_harbor_that_an_address_must_name(pushed: House)
     assert "reports pushes" in told(await checked(pushed, rules, 0, REPLICATOR_WEBHOOK_URL=URL), "ok")["policy"]
     made.body["targets"][0]["address"] = f"{URL}/other.example.com"
     found = failed(await checked(pushed, rules, 1, REPLICATOR_WEBHOOK_URL=URL))
-    assert "names 'other.example.com'" in found["policy"]
+    assert "sends 'other.example.com' as the Harbor's name" in found["policy"]
 
 
 def test_a_policy_that_notifies_in_another_way_is_told() -> None:

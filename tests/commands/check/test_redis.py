@@ -125,7 +125,7 @@ async def test_one_whose_memory_is_full_is_told(own: RedisServer) -> None:
     own.start()
     async with Redis(unix_socket_path=str(own.socket)) as redis:
         await redis.config_set("maxmemory", 1)
-    assert "raise its maxmemory" in (await probed(own.url, FindingState.FAILED))["redis"]
+    assert "raise maxmemory" in (await probed(own.url, FindingState.FAILED))["redis"]
 
 
 async def test_a_replica_is_told(own: RedisServer) -> None:
@@ -136,7 +136,7 @@ async def test_a_replica_is_told(own: RedisServer) -> None:
 
 async def test_how_many_replicas_hold_an_event_is_told(tmp_path: Path) -> None:
     with Replicated(tmp_path) as servers:
-        assert "once 1 replica holds it" in (await probed(servers.master.url, FindingState.OK))["redis replicas"]
+        assert "after 1 replica holds it" in (await probed(servers.master.url, FindingState.OK))["redis replicas"]
         ask(servers.master, "ACL SETUSER default -wait")
         told = await probed(servers.master.url, FindingState.NOT_TRIED)
         assert "WAIT is refused" in told["redis replicas"]
@@ -315,7 +315,7 @@ async def test_the_rules_are_compared_with_those_that_are_in_force(own: RedisSer
         in_force = rules("a", "b")
         running = InForce(queue, in_force.digest, in_force.parts)
         async with announced(queue, "serve", "1", lambda: LoadedConfig(1.0, None), rules=running):
-            assert await compared("a", "b") == (FindingState.OK, "1 process has these rules in force")
+            assert await compared("a", "b") == (FindingState.OK, "1 process has these rules")
             state, message = await compared("a", "c") or (None, "")
             assert (state, "reload them (SIGHUP)" in message) == (FindingState.NOT_TRIED, True)
             state, message = await compared("c") or (None, "")
@@ -323,7 +323,7 @@ async def test_the_rules_are_compared_with_those_that_are_in_force(own: RedisSer
             # A one-off is meant to differ.
             one_off = InForce(queue, "f" * 32)
             async with announced(queue, "backfill", "1", lambda: LoadedConfig(1.0, None), rules=one_off):
-                assert await compared("a", "b") == (FindingState.OK, "1 process has these rules in force")
+                assert await compared("a", "b") == (FindingState.OK, "1 process has these rules")
             late = InForce(queue, "e" * 32, in_force.parts)
             async with announced(queue, "worker", "1", lambda: LoadedConfig(1.0, None), rules=late):
                 assert (await compared("a", "b") or (None,))[0] is FindingState.NOT_TRIED

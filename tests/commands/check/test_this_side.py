@@ -136,7 +136,7 @@ async def test_a_state_directory_that_is_locked_by_who_does_not_answer_is_told(t
     async with embedded_server(tmp_path / "state"):
         (tmp_path / "state" / "valkey.sock").unlink()
         state, message = await of_directory(tmp_path / "state")
-        assert (state, "by another replicator whose queue server does not run" in message) == (
+        assert (state, "by another replicator whose queue server is not running" in message) == (
             FindingState.FAILED,
             True,
         )
@@ -154,7 +154,7 @@ async def test_a_full_disk_a_silent_server_and_damaged_data_are_told(
         server = int((await queue.redis.info("server"))["process_id"])
         os.kill(server, signal.SIGSTOP)
         state, message = await of_directory(directory)
-        assert (state, "runs, but does not answer" in message) == (FindingState.FAILED, True)
+        assert (state, "is running, but does not answer" in message) == (FindingState.FAILED, True)
         os.kill(server, signal.SIGCONT)
         with monkeypatch.context() as full:
             full.setattr(tempfile, "TemporaryFile", no_space)

@@ -300,7 +300,7 @@ def test_mistakes_are_told_with_their_place() -> None:
 
 @pytest.mark.parametrize("text", ["[]", "{}", "null", "[null]", '{"errors": [{"code": "UNAUTHORIZED"}]}'])
 def test_a_file_without_policies_says_what_to_save(text: str) -> None:
-    with pytest.raises(ConfigError, match="has no replication policies: save what Harbor answers"):
+    with pytest.raises(ConfigError, match="has no replication policies: save Harbor's answer"):
         convert_files([File("policies.json", text)], OPTIONS, "harbor")
 
 

@@ -321,4 +321,4 @@ async def test_the_command_reports_what_it_left_out_and_takes_no_destination(tmp
     assert text == converted(EXAMPLE).text
     ended = await replicator("convert", "regsync.yml", f"--to={END}", cwd=tmp_path)
     assert ended.code == 2
-    assert "--to: can't be used: a file of regsync names every target itself" in ended.err
+    assert "--to: can't be used: a file of regsync contains every target" in ended.err

@@ -146,7 +146,7 @@ async def test_skopeo_needs_a_destination(tmp_path: Path) -> None:
     ended = await replicator("convert", "sync.yml", cwd=tmp_path)
     assert (ended.code, ended.out) == (2, "")
     assert (
-        "--to: a file of skopeo names no destination; pass the DESTINATION of skopeo sync as --to HOST/NAMESPACE"
+        "--to: a file of skopeo contains no destination; pass the DESTINATION of skopeo sync as --to HOST/NAMESPACE"
         in ended.err
     )
     for nowhere in ("/team", "team", ""):
