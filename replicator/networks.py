@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any
@@ -82,24 +83,39 @@ def is_internal(address: str) -> bool:
     return any(map(_is_internal, (found, *_translated(found))))
 
 
-_ANY = ("0.0.0.0", "::")  # noqa: S104 - compared with; nothing is bound
+_OWN_NAMES = frozenset(
+    {"localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"}
+)
+"""Names that /etc/hosts of the common systems has for the machine itself."""
+_NUMBERS = re.compile(r"[0-9][0-9a-fx.]*")
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host of a URL means the machine that uses it, e.g. ``localhost``, ``::1``, ``0.0.0.0``."""
+    """Tell whether a host of a URL means the machine that uses it, e.g. ``localhost``, ``::1``, ``127.1``, ``0``."""
     name = host.rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
+    if name in _OWN_NAMES or name.endswith(".localhost"):
         return True
-    try:
-        found = ip_address(plain_address(name))
-    except ValueError:
-        return False
-    return found.is_loopback or found.is_unspecified
+    found = _literal(name)
+    return found is not None and (found.is_loopback or found.is_unspecified)
 
 
 def is_unspecified(host: str) -> bool:
     """Tell whether a host stands for every address of a machine, where a server listens but no client connects."""
-    return plain_address(host) in _ANY
+    found = _literal(host.rstrip("."))
+    return found is not None and found.is_unspecified
+
+
+def _literal(host: str) -> IPv4Address | IPv6Address | None:
+    """Return the address that a host spells, also in the short forms that resolvers take (``0``, ``127.1``)."""
+    plain = plain_address(host)
+    try:
+        return ip_address(plain)
+    except ValueError:
+        pass
+    try:
+        return IPv4Address(socket.inet_aton(plain)) if _NUMBERS.fullmatch(plain) else None
+    except OSError:
+        return None
 
 
 def shown_url(url: URL, path: str) -> str:
@@ -287,10 +303,12 @@ def check_reachable(url: str, *, sidecar: bool) -> None:
         sidecar: whether Harbor is in the same network namespace.
 
     Raises:
-        ConfigError: the host is every address, or it is the loopback address without ``sidecar``.
+        ConfigError: the host is a placeholder, every address, or the loopback address without ``sidecar``.
     """
     host = URL(url).host or ""
-    if is_unspecified(host):
+    if host == "host":
+        problem = "HOST is a placeholder"
+    elif is_unspecified(host):
         problem = f"Harbor can't connect to {host}: it means every address of this machine"
     elif is_loopback(host) and not sidecar:
         problem = f"Harbor can't reach the replicator at {host}: for Harbor that is its own machine or container"
@@ -299,6 +317,18 @@ def check_reachable(url: str, *, sidecar: bool) -> None:
     error = ConfigError("command line", [Problem("--url", problem)])
     error.add_note("give the host under which Harbor reaches it; with both in one pod, 127.0.0.1 and --sidecar")
     raise error
+
+
+def reach_warning(url: str) -> str:
+    """Return why Harbor may not reach the replicator at a URL that this machine reaches; empty if nothing says so."""
+    host = URL(url).host or ""
+    if is_loopback(host):
+        return f"for Harbor, {host} is Harbor's own machine, not this one: use another URL there"
+    first, _, rest = host.rstrip(".").lower().partition(".")
+    # What container engines call their machine, e.g. host.docker.internal.
+    if first in ("host", "gateway", "kubernetes") and rest.count(".") == 1 and rest.endswith(".internal"):
+        return f"{host} exists only in containers that define it: Harbor's jobservice must know it"
+    return ""
 
 
 def check_networks(value: Any) -> Any:

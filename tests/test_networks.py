@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from replicator.errors import ConfigError
-from replicator.networks import Networks, check_reachable, is_internal, plain_address, shown_url
+from replicator.networks import Networks, check_reachable, is_internal, plain_address, reach_warning, shown_url
 
 V4, V6 = st.ip_addresses(v=4), st.ip_addresses(v=6)
 
@@ -107,7 +107,8 @@ def test_all_other_addresses_are_not_internal(address: str) -> None:
 
 
 LOOPBACK = ["localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "127.8.0.1", "[::1]", "[::ffff:127.0.0.1]"]
-EVERY_ADDRESS = ["0.0.0.0", "[::]", "[::ffff:0.0.0.0]"]
+LOOPBACK += ["127.1", "2130706433", "0x7f.1", "0177.0.0.1", "localhost.localdomain", "ip6-localhost"]
+EVERY_ADDRESS = ["0.0.0.0", "[::]", "[::ffff:0.0.0.0]", "0", "0.0", "00.0.0.0"]
 
 
 @pytest.mark.parametrize("host", LOOPBACK)
@@ -128,7 +129,21 @@ def test_an_address_that_only_servers_have_is_never_taken_for_a_webhook(host: st
     assert shown_url(URL(f"https://{host}:8443"), "/x") == "https://HOST:8443/x"
 
 
-@pytest.mark.parametrize("host", ["replicator.example.com", "10.0.0.7", "localhost.example.com", "[2001:db8::7]"])
+def test_the_placeholder_of_the_examples_is_no_host() -> None:
+    with pytest.raises(ConfigError, match="HOST is a placeholder"):
+        check_reachable("http://HOST:8080/webhooks/harbor", sidecar=True)
+
+
+def test_names_that_only_containers_know_are_told_apart() -> None:
+    hosts = ("host.docker.internal", "gateway.docker.internal", "host.containers.internal", "Host.Minikube.Internal.")
+    assert all("jobservice must know it" in reach_warning(f"http://{host}/webhooks/harbor") for host in hosts)
+    others = ("replicator.example.internal", "host.example.com", "host.internal")
+    assert not any(reach_warning(f"http://{host}/webhooks/harbor") for host in others)
+
+
+@pytest.mark.parametrize(
+    "host", ["replicator.example.com", "10.0.0.7", "10.1", "localhost.example.com", "1.example.com", "[2001:db8::7]"]
+)
 def test_any_other_address_is_taken_and_shown_as_it_is(host: str) -> None:
     check_reachable(f"http://{host}:8080/webhooks/harbor", sidecar=False)
     assert shown_url(URL(f"http://{host}:8080"), "/x") == f"http://{host}:8080/x"

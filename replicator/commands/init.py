@@ -31,7 +31,13 @@ _QUESTIONS = {
     "project": "Harbor projects to copy, separated by commas",
 }
 _HOSTS = frozenset({"harbor", "acr"})
+_HTTP = "http://"
 _SCHEME = re.compile("https?://", re.IGNORECASE)
+_BEHIND_HOST = re.compile("[/?#]")
+_AROUND = " \t\"'`<>\u201c\u201d\u2018\u2019\uff0c\u3002,;"
+"""What copies of an address have around it: quotes, brackets and the punctuation of the sentence, Chinese too."""
+_BETWEEN = re.compile("[,;\\s\uff0c\u3001\uff1b]+")
+"""What separates projects: commas and spaces, and the Chinese commas."""
 _ENVIRONMENT = Path(".env")
 _EXISTS = "already exists; --force overwrites it"
 
@@ -61,7 +67,9 @@ def init(
 
 def _write(found: dict[str, str], output: Path, *, ask: bool, force: bool) -> None:
     """Ask for the passwords, and write both files."""
-    answers = Answers(**{name: text for name, text in found.items() if name != "project"}, projects=_names(found))
+    answers = Answers(
+        **{name: text.removeprefix(_HTTP) for name, text in found.items() if name != "project"}, projects=_names(found)
+    )
     rules = render_rules(answers)
     passwords = ("", "")
     if ask:
@@ -69,7 +77,7 @@ def _write(found: dict[str, str], output: Path, *, ask: bool, force: bool) -> No
     environment = render_environment(Tokens.new(), *passwords)
     write(_ENVIRONMENT, environment, mode=0o600, force=force)
     write(output, rules, mode=0o644, force=force)
-    _print_next_steps(output, answers, complete=all(passwords))
+    _print_next_steps(output, answers, complete=all(passwords), plain=found["harbor"].startswith(_HTTP))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,20 +133,32 @@ class Answers:
 
 
 def _names(found: dict[str, str]) -> tuple[str, ...]:
-    return tuple(name.strip() for name in found["project"].split(",") if name.strip())
+    names = (name.removesuffix("/**").strip("/") for name in _BETWEEN.split(found["project"]))
+    return tuple(filter(None, names))
 
 
 def _cleaned(name: str, text: str) -> str:
-    """Return an answer without what a person copies with it: spaces, and of a host the scheme and the last slash."""
-    text = text.strip()
-    return _SCHEME.sub("", text, count=1).rstrip("/") if name in _HOSTS else text
+    """Return an answer without what a person copies with it.
+
+    Of a browser's address, an image's name or a ``docker login`` command, only the host is left, behind ``http://`` if
+    that was there.
+    """
+    if name not in _HOSTS:
+        return text.strip().strip("/") if name == "namespace" else text.strip()
+    *_, last = text.split() or [""]
+    address = last.strip(_AROUND)
+    authority = _BEHIND_HOST.split(_SCHEME.sub("", address, count=1), maxsplit=1)[0]
+    host = authority.rpartition("@")[2].strip(_AROUND)
+    return _HTTP + host if address.lower().startswith(_HTTP) else host
 
 
 def _problems(name: str, text: str) -> list[Problem]:
     """Return what is wrong with the answer to one question."""
     option = f"--{name.replace('_', '-')}"
     if name in _HOSTS:
-        return [] if is_registry(text) else [Problem(option, f"{text!r} is not a host; example: harbor.example.com")]
+        host = text.removeprefix(_HTTP)
+        message = f"{host!r} is not a host; example: harbor.example.com, or harbor:443 for a name without a dot"
+        return [] if is_registry(host) else [Problem(option, message)]
     if name in ("harbor_user", "acr_user"):
         return [] if text else [Problem(option, "is empty")]
     names = _names({"project": text}) if name == "project" else (text,)
@@ -173,12 +193,22 @@ def _ask(name: str) -> str:
     """Ask a question until its answer is right; a wrong one costs no other answer."""
     while True:
         with _echo(shown=True):
-            text = _cleaned(name, str(typer.prompt(_QUESTIONS[name])))
+            text = _cleaned(name, _answer(name))
         problems = _problems(name, text)
         if not problems:
             return text
         for problem in problems:
             typer.echo(f"  {problem.message}", err=True)
+
+
+def _answer(name: str) -> str:
+    try:
+        return str(typer.prompt(_QUESTIONS[name]))
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        # The answers of a pipe or a file have ended.
+        raise ConfigError("command line", [Problem(f"--{name.replace('_', '-')}", "is missing")]) from None
 
 
 @contextlib.contextmanager
@@ -198,11 +228,13 @@ def _echo(*, shown: bool) -> Iterator[None]:
 
 
 def _password(user: str) -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline(64 * 1024).rstrip("\r\n")
     question = f"Password of {user} (hidden; leave it empty to fill it in later)"
     return str(typer.prompt(question, default="", show_default=False, hide_input=True))
 
 
-def _print_next_steps(output: Path, answers: Answers, *, complete: bool) -> None:
+def _print_next_steps(output: Path, answers: Answers, *, complete: bool, plain: bool) -> None:
     example = f"{answers.harbor}/{answers.projects[0]}/app:v1"
     # A robot account has no permission for webhook policies, unless someone grants it.
     login = " --user admin" if "$" in answers.harbor_user or "robot" in answers.harbor_user else ""
@@ -211,6 +243,10 @@ def _print_next_steps(output: Path, answers: Answers, *, complete: bool) -> None
     typer.echo("Next steps:")
     if not complete:
         typer.echo(f"  fill in the passwords in {_ENVIRONMENT}")
+    if plain:
+        typer.echo(
+            f"  if {answers.harbor} has no HTTPS, add insecure: true to it in {output}; the password is then readable"
+        )
     typer.echo(f"  replicator explain {example} --config {config}      # which rule matches; works offline")
     typer.echo(f"  replicator check --config {config}                  # test hosts, logins, permissions and queue")
     typer.echo(f"  replicator backfill --config {config} --dry-run     # list what would be copied")

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from yarl import URL
 
 from replicator.commands.options import Auth, Config, Images, Json, rules_of, run, settings_of
 from replicator.commands.status import existing_queue
@@ -19,7 +18,7 @@ from replicator.harbor.api import SILENT
 from replicator.harbor.events import Answer, send_samples
 from replicator.harbor.policy import shown_address
 from replicator.harbor.registration import Change, Policies, PolicyChange, PolicyStatus
-from replicator.networks import check_reachable, is_loopback
+from replicator.networks import check_reachable, reach_warning
 from replicator.queue import named, note_action, system_user
 from replicator.reference import Repository
 from replicator.registry import Access
@@ -82,7 +81,9 @@ class Scope:
         settings = settings_of(context, quiet=True)
         rules = rules_of(context, settings)
         if sidecar is not None:
-            check_reachable(needed_url(settings), sidecar=sidecar)
+            check_reachable(url := needed_url(settings), sidecar=sidecar)
+            if not sidecar and (warning := reach_warning(url)):
+                say(f"warning: {warning}", stderr())
         return cls(settings, rules, projects or (), _login(user))
 
     @asynccontextmanager
@@ -237,8 +238,8 @@ async def try_webhook(settings: Settings, *, verify: bool, as_json: bool, out: C
         for answer in answers:
             status = answer.status if answer.status is not None else "no answer"
             say(f"{'ok' if answer.ok else 'failed'}  {answer.format}: {status}: {answer.meaning}", out)
-        if is_loopback(host := URL(url).host or ""):
-            say(f"warning: for Harbor, {host} is Harbor's own machine, not this one: use another URL there", out)
+        if warning := reach_warning(url):
+            say(f"warning: {warning}", out)
         say("The sample was sent from this machine. Harbor must reach the URL too: see replicator webhook list", out)
     return OK if all(answer.ok for answer in answers) else FAILED
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from replicator.commands import app
-from replicator.commands.init import Answers, Tokens, _echo, render_environment, render_rules
+from replicator.commands.init import Answers, Tokens, _cleaned, _echo, render_environment, render_rules
 from replicator.errors import ConfigError
 from replicator.reference import Reference
 from replicator.rules import load, parse
@@ -105,6 +105,43 @@ def test_a_pasted_address_is_taken_and_one_wrong_answer_is_asked_again_alone(
     assert ended.output.count("Harbor robot account") == 1
     assert "'harbor' is not a host" in ended.output
     assert destinations(tmp_path / "rules.yaml", "harbor.example.com/team/a:1") == ["acr.example.com/mirror/team-a:1"]
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        "https://harbor.example.com/harbor/projects/3/repositories",
+        "harbor.example.com/team",
+        "https://jane:secret@harbor.example.com",
+        '"harbor.example.com"',
+        "<https://harbor.example.com/>",
+        "harbor.example.com\u3002",
+        "docker login --username=jane harbor.example.com",
+        "docker pull harbor.example.com/team/app:v1",
+    ],
+)
+def test_the_host_is_found_in_what_people_paste(pasted: str) -> None:
+    assert (_cleaned("harbor", pasted), _cleaned("acr", pasted)) == ("harbor.example.com", "harbor.example.com")
+
+
+async def test_pasted_lists_are_taken_and_plain_http_is_told_of(tmp_path: Path) -> None:
+    more = ("--harbor=http://10.0.0.5:8080/", "--namespace=mirror/", "--project=team\uff0clibrary/** base\u3001")
+    ended = await replicator(*OPTIONS, *more, "--yes", cwd=tmp_path)
+    assert "if 10.0.0.5:8080 has no HTTPS, add insecure: true" in ended.out
+    for project in ("team", "library", "base"):
+        image = f"10.0.0.5:8080/{project}/app:v1"
+        assert destinations(tmp_path / "rules.yaml", image) == [
+            f"registry.cn-beijing.aliyuncs.com/mirror/{project}-app:v1"
+        ]
+
+
+async def test_answers_may_come_from_a_pipe_and_end_before_the_passwords(tmp_path: Path) -> None:
+    answers = "https://harbor.example.com/\nrobot$r\nacr.example.com\nu@1\n"
+    short = await replicator("init", cwd=tmp_path, stdin=answers)
+    assert (short.code, short.err) == (2, "replicator: command line: 1 problem(s)\n  --namespace: is missing\n")
+    ended = await replicator("init", cwd=tmp_path, stdin=answers + "mirror\nteam\n")
+    assert (ended.code, ended.err) == (0, "")
+    assert "fill in the passwords" in ended.out
 
 
 @pytest.mark.parametrize(("user", "more"), [("robot$r", " --user admin"), ("jane", "")])
