@@ -154,12 +154,16 @@ def _examples(name: str) -> str:
 
 # Newer versions of typer contain a copy of click, older ones depend on it. No type fits both, hence Any.
 def _prepared(parameters: list[Any]) -> list[Any]:
-    """Show no type for flags in the help, as a flag takes no value, and convert only what is given.
+    """Show no types in the help, and convert only what is given.
 
-    Otherwise typer has pydantic make a reader for each option, which takes half a millisecond.
+    A flag takes no value, and a metavar such as IMAGE says more than Python's type. Otherwise typer has pydantic make a
+    reader for each option, which takes half a millisecond.
     """
     for parameter in parameters:
-        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+        if parameter.param_type_name == "argument":
+            # Typer shows the metavar of an argument as its name, and the type beside it.
+            parameter.display_type_rich = lambda ctx: None
+        elif getattr(parameter, "is_flag", False) and parameter.metavar is None:
             parameter.metavar = ""
         if "process_value" not in vars(parameter):
             parameter.process_value = partial(_convert_if_given, parameter, parameter.process_value)
@@ -178,6 +182,12 @@ class _Command(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _prepared(super().get_params(ctx))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return what follows the command's name in its usage, as `SOURCE` and `[SECONDS]`; typer writes `{SOURCE}`."""
+        arguments = [each for each in self.get_params(ctx) if each.param_type_name == "argument"]
+        names = [each.metavar if each.required else f"[{each.metavar}]" for each in arguments]
+        return [self.options_metavar or "", *names]
 
 
 class _Group(TyperGroup):

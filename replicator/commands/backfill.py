@@ -170,7 +170,9 @@ def backfill(
     ] = None,
     report_format: Annotated[
         Literal["json", "jsonl", "csv"] | None,
-        typer.Option(help="Format of the report. Default: by the name of the file."),
+        typer.Option(
+            metavar="FORMAT", help="Format of the report: json, jsonl or csv. Default: by the name of the file."
+        ),
     ] = None,
     attest: Attest = None,
     key: Key = None,
@@ -184,7 +186,9 @@ def backfill(
         Path | None,
         typer.Option(metavar="FILE", help="The same for failed images; --images can read this file."),
     ] = None,
-    output_images_format: Annotated[Literal["json", "yaml"], typer.Option(help="Format of these two files.")] = "yaml",
+    output_images_format: Annotated[
+        Literal["json", "yaml"], typer.Option(metavar="FORMAT", help="Format of these two files: json or yaml.")
+    ] = "yaml",
     os: Annotated[
         list[str] | None,
         typer.Option(metavar="OS,...", help="Only these operating systems, for rules without platforms."),

@@ -42,8 +42,12 @@ if TYPE_CHECKING:
 
 def copy(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(help="Image to copy: registry/repository:tag, or @digest.")],
-    destination: Annotated[str, typer.Argument(help="Where to copy it: registry/repository:tag.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Image to copy: registry/repository:tag, or @digest.")
+    ],
+    destination: Annotated[
+        str, typer.Argument(metavar="DESTINATION", help="Where to copy it: registry/repository:tag.")
+    ],
     config: Config = None,
     auth: Auth = None,
     insecure: Annotated[
@@ -56,14 +60,17 @@ def copy(
     ] = None,
     attestations: Annotated[
         Literal["keep", "strip", "fail"] | None,
-        typer.Option(help="BuildKit's attestations. Default: keep, but strip those that ACR refuses."),
+        typer.Option(
+            metavar="HANDLING",
+            help="BuildKit's attestations: keep, strip or fail. Default: keep, but strip those that ACR refuses.",
+        ),
     ] = None,
     signatures: Annotated[
         bool, typer.Option("--signatures", help="Also copy signatures, and other artifacts that refer to the image.")
     ] = False,
     overwrite: Annotated[
         Literal["always", "never"],
-        typer.Option(help="Replace an existing tag that points to another image: always or never."),
+        typer.Option(metavar="WHEN", help="Replace an existing tag that points to another image: always or never."),
     ] = "always",
     as_json: Json = False,
     log: Log = None,

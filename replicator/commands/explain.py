@@ -38,7 +38,9 @@ _BEFORE_COPY = "if {} when the copy starts"
 
 def explain(
     context: typer.Context,
-    reference: Annotated[str, typer.Argument(help="Image at the source: registry/repository:tag.")],
+    reference: Annotated[
+        str, typer.Argument(metavar="REFERENCE", help="Image at the source: registry/repository:tag.")
+    ],
     config: Config = None,
     auth: Auth = None,
     images: Images = None,

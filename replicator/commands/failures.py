@@ -38,7 +38,9 @@ _NO_CAUSE = "no dead letter has this cause: replicator failures lists the causes
 _UNKNOWN = "no dead letter with this destination"
 _LOST = "can't be retried, because its content is lost: push the tag again"
 
-References = Annotated[list[str] | None, typer.Argument(metavar="REF", help="Destinations of the dead letters.")]
+References = Annotated[
+    list[str] | None, typer.Argument(metavar="REFERENCE...", help="Destinations of the dead letters.")
+]
 CauseId = Annotated[str | None, typer.Option("--cause", metavar="ID", help="Only those of this cause.")]
 All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 

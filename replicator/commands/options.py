@@ -59,10 +59,11 @@ Listen = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address o
 Log = Annotated[Path | None, typer.Option(metavar="FILE", help="Append log lines to this file instead of stderr.")]
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"] | None,
-    typer.Option(help="Lowest level that is logged (REPLICATOR_LOG_LEVEL)."),
+    typer.Option(metavar="LEVEL", help="Lowest level to log: debug, info, warning or error (REPLICATOR_LOG_LEVEL)."),
 ]
 LogFormat = Annotated[
-    Literal["auto", "console", "json"] | None, typer.Option(help="Format of log lines (REPLICATOR_LOG_FORMAT).")
+    Literal["auto", "console", "json"] | None,
+    typer.Option(metavar="FORMAT", help="Format of log lines: auto, console or json (REPLICATOR_LOG_FORMAT)."),
 ]
 Records = Annotated[Path | None, typer.Option(metavar="FILE", hidden=True, help="Of image-syncer 1.0; has no effect.")]
 Attest = Annotated[

@@ -50,7 +50,9 @@ Destinations = Annotated[
 Hosts = Annotated[
     list[str] | None, typer.Option("--host", metavar="HOST", help="From or to this registry; repeatable.")
 ]
-Lanes = Annotated[list[Lane] | None, typer.Option("--lane", help="In this lane: events or backfill; repeatable.")]
+Lanes = Annotated[
+    list[Lane] | None, typer.Option("--lane", metavar="LANE", help="In this lane: events or backfill; repeatable.")
+]
 Runs = Annotated[
     list[str] | None,
     typer.Option("--run", metavar="ID", help="Queued by this backfill. It prints its id at the end."),

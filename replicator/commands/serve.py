@@ -37,7 +37,9 @@ Concurrency = Annotated[
 ]
 Lanes = Annotated[
     list[Lane] | None,
-    typer.Option("--lane", help="Copy only for this lane: events or backfill; both by default. Repeatable."),
+    typer.Option(
+        "--lane", metavar="LANE", help="Copy only for this lane: events or backfill; both by default. Repeatable."
+    ),
 ]
 Reconcile = Annotated[
     str | None,

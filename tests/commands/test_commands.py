@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -111,16 +112,37 @@ def test_the_examples_in_a_commands_help_are_understood(name: str) -> None:
             pass
 
 
-def test_every_command_and_subcommand_shows_examples_and_no_type_for_a_flag() -> None:
-    shown: dict[str, Any] = {}
+def _all_commands() -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for name in COMMANDS:
         command = load_command(name)
-        shown |= {name: command} | {f"{name} {each}": sub for each, sub in getattr(command, "commands", {}).items()}
+        found |= {name: command} | {f"{name} {each}": sub for each, sub in getattr(command, "commands", {}).items()}
+    return found
+
+
+def test_every_command_and_subcommand_shows_examples() -> None:
+    shown = _all_commands()
     assert set(shown) == set(EXAMPLES)
     for name, command in shown.items():
         assert command.epilog.startswith("Examples:\n\n  replicator "), name
+
+
+def test_no_help_shows_a_type_of_python(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for name, command in _all_commands().items():
         with command.make_context(name, [], resilient_parsing=True) as context:
-            assert "<bool>" not in command.get_help(context)
+            shown = command.get_help(context) + capsys.readouterr().out
+        assert f"{context.command_path} [OPTIONS]" in shown
+        assert not re.findall(r"<[\w ,|\[\]]+>|\{\w+", shown), name
+
+
+def test_every_value_has_a_metavar_in_capitals_and_its_choices_in_the_help() -> None:
+    for name, command in _all_commands().items():
+        values = [each for each in command.params if not getattr(each, "is_flag", False)]
+        for parameter in values:
+            assert re.fullmatch(r"[A-Z]+[A-Z,.:/\[\]]*", parameter.metavar or ""), (name, parameter.name)
+            for choice in parameter.type_descriptor.choices or ():
+                assert re.search(rf"\b{getattr(choice, 'value', choice)}\b", parameter.help), (name, parameter.name)
 
 
 def test_a_mistyped_command_is_answered_with_the_nearest_one() -> None:

@@ -57,8 +57,8 @@ def _command(name: str, command: Any) -> Iterator[str]:
         yield ".TP"
         names = ", ".join(rf"\fB{_text(each)}\fR" for each in (*parameter.opts, *parameter.secondary_opts))
         is_option = parameter.param_type_name == "option"
-        value = "" if not is_option or parameter.is_flag else f" \\fI{_text(parameter.metavar or 'VALUE')}\\fR"
-        yield f"{names}{value}" if is_option else rf"\fI{_text((parameter.metavar or parameter.name).upper())}\fR"
+        value = "" if not is_option or parameter.is_flag else f" \\fI{_text(parameter.metavar)}\\fR"
+        yield f"{names}{value}" if is_option else rf"\fI{_text(parameter.metavar)}\fR"
         yield _text(parameter.help or "")
     yield from (".PP", "Examples:", ".PP", ".nf")
     yield from (f"    {_text(f'replicator {line}')}" for line in EXAMPLES[name])

@@ -191,7 +191,11 @@ def convert(
     ],
     program: Annotated[
         Literal["auto", "image-syncer", "regsync", "skopeo", "harbor"],
-        typer.Option("--from", help="Program that the file is for; auto detects it from the content."),
+        typer.Option(
+            "--from",
+            metavar="PROGRAM",
+            help="Program of the file: image-syncer, regsync, skopeo or harbor. auto detects it by the content.",
+        ),
     ] = "auto",
     to: Annotated[
         str | None,
@@ -208,7 +212,9 @@ def convert(
             metavar="HOST",
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="The rules file to write; default: stdout.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The rules file to write; default: stdout.")
+    ] = None,
     registry: Registry = None,
     namespace: Namespace = None,
     keep_secrets: Annotated[
