@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from benchmarks.backfill.content import Content as HarborContent
     from benchmarks.contest import Content
-    from tests.standins.images import Blob, Image
+    from tests.standins.blobs import Blob
+    from tests.standins.images import Image
 
 _NAME = "team/app"
 _TAG = "v1"

@@ -21,6 +21,7 @@ from tests.standins.certificates import harbors_recipe
 from tests.standins.distribution import distribution
 from tests.standins.faults import FaultLayer, RequestLog
 from tests.standins.harbor import HarborStandIn
+from tests.standins.images import write
 from tests.standins.latency import delayed
 from tests.standins.line import apart
 from tests.standins.logins import HARBOR_ADMIN, HARBOR_ROBOT, basic
@@ -169,7 +170,7 @@ class Stage:
         directory.mkdir()
         storage = Storage(directory)
         for repository, images in content.items():
-            storage.write(repository, images)
+            write(storage, repository, images)
         certificate = self._place / "leaf.pem" if self._contest.tls else None
         async with distribution(directory, certificate=certificate) as host:
             yield host.replace("127.0.0.1", "localhost") if certificate else host

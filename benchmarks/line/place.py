@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from tests.standins.images import Blob, Image
+    from tests.standins.blobs import Blob
+    from tests.standins.images import Image
 
 Content = dict[str, dict[str, "Image"]]
 """Images by repository at Harbor and tag."""

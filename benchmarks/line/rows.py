@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from benchmarks.programs import Command
     from tests.running import Serving
-    from tests.standins.images import Blob
+    from tests.standins.blobs import Blob
 
 
 async def timeout(terms: Terms) -> AsyncIterator[Outcome]:

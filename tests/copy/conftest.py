@@ -11,7 +11,7 @@ from replicator.copy.options import CopyOptions
 from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries, Timing
 from tests.copy.shelf import Source
-from tests.standins.distribution import reused_distribution
+from tests.standins.distribution import reused_distribution, storage_of
 from tests.standins.faults import FaultLayer
 from tests.standins.images import blobs_of, fetch_raw, manifests_of, push, verify_tree
 from tests.standins.proxy import Upstream
@@ -49,26 +49,18 @@ class Registry:
         self._upstream = upstream
 
     async def _watched(self, request: web.BaseRequest) -> web.StreamResponse:
-        tag = request.path.rpartition("/manifests/")[2]
+        name, _, tag = request.path.removeprefix("/v2/").partition("/manifests/")
         if request.method == "PUT" and tag in self.images:
-            self.early += await self._missing(request.path.split("/manifests/")[0], self.images[tag])
+            self.early += self._missing(name, self.images[tag])
         return await self._upstream.forward(request)
 
-    async def _missing(self, path: str, root: Image | Index) -> list[str]:
+    def _missing(self, name: str, root: Image | Index) -> list[str]:
         """Return the missing parts of an image whose tag is about to be written."""
-        parts = [f"{path}/blobs/{blob.digest}" for blob in blobs_of(root)]
-        parts += [f"{path}/manifests/{one.digest}" for one in manifests_of(root) if one is not root]
-        missing = []
-        for part in parts:
-            accept = {
-                "Accept": "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
-                "application/vnd.docker.distribution.manifest.list.v2+json, "
-                "application/vnd.docker.distribution.manifest.v2+json"
-            }
-            async with self._upstream.request("HEAD", part, headers=accept) as answer:
-                if answer.status != 200:
-                    missing.append(part)
-        return missing
+        storage = storage_of(self.plain)
+        assert storage is not None
+        missing = [blob.digest for blob in blobs_of(root) if not storage.has_blob(name, blob.digest)]
+        others = (one.digest for one in manifests_of(root) if one is not root)
+        return missing + [digest for digest in others if not storage.has_manifest(name, digest)]
 
     async def push(self, tag: str, root: Image | Index, name: str = "team/app") -> None:
         """Push an image, bypassing the faults and the log."""

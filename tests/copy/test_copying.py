@@ -13,9 +13,9 @@ from replicator.errors import ErrorClass
 from replicator.registry.errors import NotFound
 from replicator.replication.advice import explained
 from tests.copy.conftest import Pair, RecordingLocks, a_copier
+from tests.standins.blobs import Blob
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import (
-    Blob,
     Image,
     Index,
     attestation,

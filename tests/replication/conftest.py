@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from yarl import URL
 
 from replicator.copy import Copier
 from replicator.queue import Lane, Observations, Queue, Worker
@@ -26,7 +25,8 @@ from replicator.replication.sweep import Sweeper
 from replicator.replication.transfer import access_by
 from replicator.rules import Narrowing, Rules, parse
 from tests.queue.servers import RedisServer
-from tests.standins.images import Index
+from tests.standins.distribution import storage_of
+from tests.standins.images import Index, write
 from tests.standins.logins import HARBOR_ROBOT
 
 if TYPE_CHECKING:
@@ -95,35 +95,16 @@ class House:
 
     async def put(self, names: Iterable[str]) -> dict[str, str]:
         """Push a tiny manifest of its own under each ``repository:tag``; return their digests by name."""
-        names = list(names)
-        for repository in {name.rpartition(":")[0] for name in names}:
-            await self._put_blob(repository)
+        storage = storage_of(self.behind)
+        assert storage is not None
         digests: dict[str, str] = {}
-        slots = asyncio.Semaphore(16)
-
-        async def one(session: aiohttp.ClientSession, name: str) -> None:
+        for name in names:
             repository, _, tag = name.rpartition(":")
-            manifest = tiny(name)
-            url = f"http://{self.behind}/v2/{repository}/manifests/{tag}"
-            headers = {"Content-Type": manifest.media_type}
-            async with slots, session.put(url, data=manifest.content, headers=headers) as answer:
-                assert answer.status == 201, await answer.text()
+            # A repository without a blob is not in the registry's catalog.
+            storage.put_blob(repository, f"sha256:{hashlib.sha256(b'x').hexdigest()}", lambda: b"x")
+            write(storage, repository, {tag: (manifest := tiny(name))})
             digests[name] = manifest.digest
-
-        async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
-            for name in names:
-                group.create_task(one(session, name))
         return digests
-
-    async def _put_blob(self, repository: str) -> None:
-        """Push a blob: a repository without one is not in the registry's catalog."""
-        content = b"x"
-        async with aiohttp.ClientSession(requote_redirect_url=False) as session:
-            async with session.post(f"http://{self.behind}/v2/{repository}/blobs/uploads/") as answer:
-                location = answer.headers["Location"]
-            url = URL(f"{location}&digest=sha256:{hashlib.sha256(content).hexdigest()}", encoded=True)
-            async with session.put(url, data=content) as answer:
-                assert answer.status == 201, await answer.text()
 
     async def delete(self, repository: str, digest: str) -> None:
         url = f"http://{self.behind}/v2/{repository}/manifests/{digest}"

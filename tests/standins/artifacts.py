@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from replicator.registry.manifest import OCI_MANIFEST
-from tests.standins.images import Blob, Image
+from tests.standins.blobs import Blob
+from tests.standins.images import Image
 
 HELM = "application/vnd.cncf.helm.config.v1+json"
 HELM_LAYER = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"

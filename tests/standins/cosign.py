@@ -6,8 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from replicator.registry.manifest import OCI_MANIFEST
+from tests.standins.blobs import Blob
 from tests.standins.harbor_content import COSIGN_LAYER
-from tests.standins.images import Blob, Image
+from tests.standins.images import Image
 
 if TYPE_CHECKING:
     from tests.standins.images import Index

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from replicator.queue import pdeathsig
+from tests.standins.storage import Storage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -82,6 +83,14 @@ _SOCKETS = Path("/proc/net/tcp")
 _idle: dict[bool, list[_Registry]] = {True: [], False: []}
 """Registries that nobody uses now, by whether they take images alone."""
 
+_storages: dict[tuple[str, bool], Storage] = {}
+"""What those that are used hold, by host and whether they take images alone."""
+
+
+def storage_of(host: str, *, to_write: bool = False) -> Storage | None:
+    """Return what a registry of `reused_distribution` holds; ``to_write`` not that of one which refuses some images."""
+    return _storages.get((host, False)) or (None if to_write else _storages.get((host, True)))
+
 
 @asynccontextmanager
 async def distribution(
@@ -115,7 +124,9 @@ async def distribution(
 async def reused_distribution(*, images_only: bool = False) -> AsyncIterator[str]:
     """Have an empty registry: one that an earlier user left, or else a new one. `end_idle` ends what is left over.
 
-    It keeps its content in memory, as files: so it can be emptied. On a disk they would cost more than a new registry.
+    It keeps its content in memory, as files: so it can be emptied, and read and written without a request, see
+    `storage_of`. Where memory has no room for files they are on a disk, and it is not used again: to empty a directory
+    there costs more than a new registry.
 
     Args:
         images_only: as for `distribution`.
@@ -123,16 +134,15 @@ async def reused_distribution(*, images_only: bool = False) -> AsyncIterator[str
     Yields:
         ``127.0.0.1:PORT``, over plain HTTP.
     """
-    if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < _ROOM:
-        async with distribution(images_only=images_only) as host:
-            yield host
-        return
+    inside = _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _ROOM else None
     idle = _idle[images_only]
-    registry = idle.pop() if idle else await _start(_content, images_only=images_only, inside=_MEMORY, runtime=_FRUGAL)
+    registry = idle.pop() if idle else await _start(_content, images_only=images_only, inside=inside, runtime=_FRUGAL)
+    _storages[registry.host, images_only] = Storage(registry.content)
     try:
         yield registry.host
     finally:
-        if registry.empty():
+        del _storages[registry.host, images_only]
+        if registry.scratch.is_relative_to(_MEMORY) and registry.empty():
             idle.append(registry)
         else:
             registry.end()

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from tests.standins.distribution import storage_of
+
 if TYPE_CHECKING:
     from tests.standins.proxy import Upstream
 
@@ -264,16 +266,20 @@ class Content:
 
     async def tags(self, repository: str) -> list[str] | None:
         """List a repository's tags, sorted; None if there is no such repository."""
-        status, _, body = await self._upstream.get(f"/v2/{repository}/tags/list")
-        if status != 200:
-            return None
-        return sorted(tag for tag in json.loads(body).get("tags") or [] if self.resolved(repository, tag) is not None)
+        if (storage := storage_of(self._upstream.host)) is not None:
+            tags = storage.tags(repository)
+        else:
+            status, _, body = await self._upstream.get(f"/v2/{repository}/tags/list")
+            tags = sorted(json.loads(body).get("tags") or []) if status == 200 else None
+        return None if tags is None else [tag for tag in tags if self.resolved(repository, tag) is not None]
 
     async def digest(self, repository: str, reference: str) -> str | None:
         """Return the digest of a tag or digest that is there."""
         shown = self.resolved(repository, reference)
         if shown is None:
             return None
+        if (storage := storage_of(self._upstream.host)) is not None:
+            return storage.digest(repository, shown)
         path = f"/v2/{repository}/manifests/{shown}"
         async with self._slots, self._upstream.request("HEAD", path, headers={"Accept": ACCEPT}) as response:
             return response.headers["Docker-Content-Digest"] if response.status == 200 else None

@@ -12,7 +12,7 @@ from yarl import URL
 from tests.standins.distribution import distribution
 from tests.standins.faults import Fault, FaultLayer, Hold
 from tests.standins.harbor import HarborStandIn
-from tests.standins.images import image, multi_arch
+from tests.standins.images import image, multi_arch, write
 from tests.standins.logins import HARBOR_ADMIN, HARBOR_ROBOT, basic
 from tests.standins.proxy import Upstream
 from tests.standins.server import serve
@@ -52,8 +52,8 @@ def tags(found: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 async def test_the_registry_is_asked_once_for_any_number_of_pages(tmp_path: Path) -> None:
-    Storage(tmp_path).write("team/app", {f"v{number}": image(number) for number in range(5)})
-    Storage(tmp_path).write("team/other", {"v1": multi_arch(9)})
+    write(Storage(tmp_path), "team/app", {f"v{number}": image(number) for number in range(5)})
+    write(Storage(tmp_path), "team/other", {"v1": multi_arch(9)})
 
     async with keeping(tmp_path) as (harbor, behind):
         first = await rows(harbor, ARTIFACTS)
@@ -72,8 +72,8 @@ async def test_the_registry_is_asked_once_for_any_number_of_pages(tmp_path: Path
 
 async def test_a_push_a_retag_and_a_delete_through_it_are_seen(tmp_path: Path) -> None:
     one, two = image(1), image(2)
-    Storage(tmp_path).write("team/app", {"v1": one, "v2": two})
-    Storage(tmp_path).write("team/other", {"v1": one})
+    write(Storage(tmp_path), "team/app", {"v1": one, "v2": two})
+    write(Storage(tmp_path), "team/other", {"v1": one})
 
     async with keeping(tmp_path) as (harbor, behind):
         assert tags(await rows(harbor, OF_ONE)) == {one.digest: ["v1"], two.digest: ["v2"]}
@@ -93,12 +93,12 @@ async def test_a_push_a_retag_and_a_delete_through_it_are_seen(tmp_path: Path) -
 
 
 async def test_a_repository_that_is_pushed_first_through_it_is_listed(tmp_path: Path) -> None:
-    Storage(tmp_path).write("team/app", {"v1": image(1)})
+    write(Storage(tmp_path), "team/app", {"v1": image(1)})
 
     async with keeping(tmp_path) as (harbor, _):
         assert [row["name"] for row in await rows(harbor, "/projects/team/repositories")] == ["team/app"]
         # Its blobs are there, as a push would have brought them.
-        Storage(tmp_path).write("team/new", {"old": image(1)})
+        write(Storage(tmp_path), "team/new", {"old": image(1)})
         sent = {**basic(HARBOR_ROBOT), "Content-Type": image(1).media_type}
         url = f"{harbor.url}/v2/team/new/manifests/v1"
         async with aiohttp.request("PUT", url, data=image(1).content, headers=sent) as answer:
@@ -109,7 +109,7 @@ async def test_a_repository_that_is_pushed_first_through_it_is_listed(tmp_path: 
 
 async def test_what_was_read_while_something_was_pushed_is_not_kept(tmp_path: Path) -> None:
     one = image(1)
-    Storage(tmp_path).write("team/app", {"v1": one})
+    write(Storage(tmp_path), "team/app", {"v1": one})
 
     async with keeping(tmp_path) as (harbor, behind):
         # The tags are listed by then, and their digests not yet asked for.
