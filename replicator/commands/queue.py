@@ -36,10 +36,7 @@ _ENDING_SECONDS = 10.0
 """Seconds for which a cancellation waits for running copies. One that is writing its tag finishes that first."""
 _LOOK_SECONDS = 0.2
 
-Rules = Annotated[
-    list[str] | None,
-    typer.Option("--rule", metavar="KEY", help="Copies by this rule; repeatable."),
-]
+Rules = Annotated[list[str] | None, typer.Option("--rule", metavar="KEY", help="Copies by this rule; repeatable.")]
 Sources = Annotated[
     list[str] | None,
     typer.Option("--source", metavar="PATTERN", help="From these images, e.g. team/** or team/app:v1*; repeatable."),

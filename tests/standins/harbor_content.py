@@ -132,8 +132,7 @@ class Content:
 
     Args:
         upstream: the way to the registry.
-        kept: lists that were read are kept until `forget` invalidates them, for a registry that is too large to be
-            read for each page; what is pushed past this is not seen then.
+        kept: keep lists until `forget` invalidates them, for a large registry; direct pushes to it are not seen.
     """
 
     def __init__(self, upstream: Upstream, *, kept: bool = False) -> None:

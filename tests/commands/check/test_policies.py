@@ -214,7 +214,7 @@ def test_the_best_of_several_policies_counts_and_that_there_are_several_is_told(
 def test_a_policy_without_ends_of_scans_is_no_failure_and_the_use_of_them_is_told() -> None:
     state, message, _ = judge_policies([policy(event_types=("PUSH_ARTIFACT",))], Expected(URL, TOKEN))
     assert state is FindingState.OK
-    assert "with the event Scanning finished (SCANNING_COMPLETED), a copy that waits for a scan starts at once" in message
+    assert "with the event Scanning finished (SCANNING_COMPLETED), a copy that waits for a scan starts" in message
     reversed_types = policy(event_types=("SCANNING_COMPLETED", "PUSH_ARTIFACT"))
     assert "Scanning" not in judge_policies([reversed_types], Expected(URL, TOKEN))[1]
 
