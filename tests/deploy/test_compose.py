@@ -43,7 +43,7 @@ def test_compose_v1_reads_the_files_but_for_a_line_that_says_so(file: str) -> No
     assert all(set(service) <= V1 for service in found["services"].values())
     text = (COMPOSE / file).read_text()
     assert set(found) - {"services", "networks", "volumes"} == (
-        {"name"} if "does not know this line" in text else set()
+        {"name"} if "does not support this line" in text else set()
     )
 
 
