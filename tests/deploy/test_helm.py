@@ -288,7 +288,7 @@ def test_the_notes_name_what_there_is() -> None:
         assert address in of_kind(rendered(case), "Service")
         for kind, name in set(re.findall(r" (statefulset|deployment)/(\S+) -- replicator", notes)):
             assert name in of_kind(rendered(case), {"statefulset": "StatefulSet", "deployment": "Deployment"}[kind])
-        assert ("Helm keeps them" in notes) == ("secrets" in CASES[case])
+        assert ("Helm stores them" in notes) == ("secrets" in CASES[case])
 
 
 def test_long_names_of_releases_make_names_that_kubernetes_takes() -> None:

@@ -1,9 +1,9 @@
-{{/* The name of the chart, or what is given instead. */}}
+{{/* The name of the chart, or nameOverride. */}}
 {{- define "replicator.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* What all objects' names begin with; at most 46 characters, as CronJobs have room for few and pieces are added. */}}
+{{/* The prefix of all object names, at most 46 characters: CronJob names are short, and suffixes are added. */}}
 {{- define "replicator.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 42 | trimSuffix "-" }}
@@ -14,18 +14,18 @@
 {{- end }}
 {{- end }}
 
-{{/* What finds the pods of this release. */}}
+{{/* The labels that select the pods of this release. */}}
 {{- define "replicator.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "replicator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* The labels of every object; the chart's own win. */}}
+{{/* The labels of every object. The chart's own labels take precedence. */}}
 {{- define "replicator.labels" -}}
 {{- toYaml (merge (dict) (fromYaml (include "replicator.ownLabels" .)) .Values.commonLabels) }}
 {{- end }}
 
-{{/* The labels of every pod; those that find it win. */}}
+{{/* The labels of every pod. The selector labels take precedence. */}}
 {{- define "replicator.podLabels" -}}
 {{- toYaml (merge (dict) (fromYaml (include "replicator.selectorLabels" .)) .Values.podLabels (fromYaml (include "replicator.labels" .))) }}
 {{- end }}
@@ -47,7 +47,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{- define "replicator.image" -}}
 {{- if not .Values.image.repository -}}
-{{- fail "image.repository is not set: build the image (make image), push it to your registry, and name it here, e.g. registry.example.com/tools/replicator" }}
+{{- fail "image.repository is not set: build the image (make image), push it to your registry, and set its name here, e.g. registry.example.com/tools/replicator" }}
 {{- end -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
@@ -64,18 +64,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- default (include "replicator.fullname" .) .Values.existingSecret }}
 {{- end }}
 
-{{/* So that a change of settings, rules or secrets replaces the pods. */}}
+{{/* A change of settings, rules or secrets replaces the pods. */}}
 {{- define "replicator.checksums" -}}
 checksum/settings: {{ toYaml .Values.settings | sha256sum }}
 checksum/rules: {{ toYaml (list .Values.rules .Values.rulesFiles) | sha256sum }}
 checksum/secrets: {{ toYaml .Values.secrets | sha256sum }}
 {{- end }}
 
-{{/* What every pod has, whatever it runs. */}}
+{{/* Common parts of all pods. */}}
 {{- define "replicator.pod" -}}
 serviceAccountName: {{ include "replicator.serviceAccountName" . }}
 automountServiceAccountToken: false
-# A Service named replicator would put variables like settings into the pod.
+# A Service named replicator would set variables in the pod that look like settings.
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
 {{- with .Values.imagePullSecrets }}
@@ -128,7 +128,7 @@ volumes:
   {{- end }}
 {{- end }}
 
-{{/* What every container has, whatever it runs. */}}
+{{/* Common parts of all containers. */}}
 {{- define "replicator.container" -}}
 name: replicator
 image: {{ include "replicator.image" . }}
@@ -159,7 +159,7 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{/* Probes at a named port. A restart does not bring a queue back, so restarts are on /healthz alone. */}}
+{{/* Probes at a named port. A restart does not repair the queue, so liveness checks only /healthz. */}}
 {{- define "replicator.probes" -}}
 startupProbe:
   httpGet:
@@ -182,7 +182,7 @@ readinessProbe:
   timeoutSeconds: 5
 {{- end }}
 
-{{/* Where pods of a kind go. */}}
+{{/* Placement of the pods of a kind. */}}
 {{- define "replicator.placement" -}}
 {{- with .nodeSelector }}
 nodeSelector:
