@@ -73,8 +73,8 @@ def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
 
 
 def container(template: Manifest) -> Manifest:
-    """The one container of a pod's template."""
-    (found,) = template["spec"]["containers"]
+    """The replicator's container of a pod's template; those that an administrator adds are behind it."""
+    found = template["spec"]["containers"][0]
     assert isinstance(found, dict)
     return found
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.deploy import promises
 from tests.deploy.manifests import Manifest, container, of_kind, pods, read, selected
-from tests.deploy.test_helm import CASES, MINIMAL, is_test, rendered, template
+from tests.deploy.test_helm import CASES, MINIMAL, SPREAD, is_test, rendered, template
 
 
 def with_values(**values: Any) -> list[Manifest]:
@@ -46,6 +48,114 @@ def test_openshift_assigns_the_user() -> None:
 def test_variables_may_come_from_secrets_of_the_administrator() -> None:
     ((_, pod),) = pods(with_values(envFrom=[{"secretRef": {"name": "proxy"}}]))
     assert container(pod)["envFrom"][1:] == [{"secretRef": {"name": "proxy"}}]
+
+
+HABITS: dict[str, Any] = {
+    "commonAnnotations": {"reloader.example.com/auto": "true"},
+    "commonLabels": {"team": "platform", "release": "all"},
+    "podAnnotations": {"mesh/inject": "false"},
+    "nodeSelector": {"pool": "tools"},
+    "tolerations": [{"key": "tools", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "topologySpreadConstraints": [SPREAD],
+    "dnsPolicy": "ClusterFirst",
+    "runtimeClassName": "gvisor",
+    "schedulerName": "volcano",
+    "revisionHistoryLimit": 3,
+    "livenessProbe": {"timeoutSeconds": 20},
+    "extraContainers": [{"name": "proxy", "image": "registry.example.com/proxy:1"}],
+    "service": {
+        "labels": {"a": "b"},
+        "loadBalancerClass": "slb",
+        "type": "LoadBalancer",
+        "loadBalancerSourceRanges": ["10.0.0.0/8"],
+    },
+    "ingress": {"enabled": True, "host": "hook.example.com", "labels": {"a": "b"}},
+    "serviceAccount": {"labels": {"a": "b"}},
+    "podDisruptionBudget": {"minAvailable": "50%"},
+    "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "scrapeTimeout": "10s"},
+    "dashboard": {"enabled": True, "namespace": "monitoring", "annotations": {"grafana_folder": "Registries"}},
+    "backfill": {"enabled": True},
+    "worker": {"nodeSelector": {"pool": "workers"}, "podLabels": {"tier": "worker"}, "strategy": {"type": "Recreate"}},
+    "networkPolicy": {"extraIngress": [{"ports": [{"port": "http"}]}]},
+    "extraObjects": [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-mine"}, "data": {"a": "b"}},
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: text}\n",
+    ],
+}
+
+
+def test_what_administrators_set_in_every_chart_arrives() -> None:
+    manifests = with_values(**HABITS, queue={"mode": "redis"})
+    promises.check(manifests)
+    own = [each for each in manifests if not is_test(each) and each["metadata"]["name"] not in ("r-mine", "text")]
+    assert all(each["metadata"]["annotations"]["reloader.example.com/auto"] == "true" for each in own)
+    assert all(each["metadata"]["labels"]["team"] == "platform" for each in own)
+    for command, pod in pods(manifests):
+        spec = pod["spec"]
+        assert spec["nodeSelector"] == {"pool": "tools" if command == "serve" else "workers"}
+        for name in ("tolerations", "affinity", "topologySpreadConstraints", "runtimeClassName", "schedulerName"):
+            assert spec[name] == HABITS[name]
+        assert pod["metadata"]["annotations"]["mesh/inject"] == "false"
+        assert [each["name"] for each in spec["containers"][1:]] == ([] if command == "backfill" else ["proxy"])
+        if command != "backfill":
+            liveness = container(pod)["livenessProbe"]
+            assert (liveness["timeoutSeconds"], liveness["periodSeconds"]) == (20, 10)
+    deployments = of_kind(manifests, "Deployment")
+    assert deployments["r-replicator-worker"]["spec"]["strategy"] == {"type": "Recreate"}
+    assert deployments["r-replicator-worker"]["spec"]["template"]["metadata"]["labels"]["tier"] == "worker"
+    assert all(each["spec"]["minAvailable"] == "50%" for each in of_kind(manifests, "PodDisruptionBudget").values())
+    assert of_kind(manifests, "PodMonitor")["r-replicator"]["metadata"]["labels"]["release"] == "prometheus"
+    maps = of_kind(manifests, "ConfigMap")
+    assert maps["r-replicator-dashboard"]["metadata"]["namespace"] == "monitoring"
+    assert {"r-mine", "text"} <= set(maps)
+    assert of_kind(manifests, "Service")["r-replicator"]["spec"]["loadBalancerSourceRanges"] == ["10.0.0.0/8"]
+
+
+@pytest.mark.parametrize(
+    ("service", "kind"), [({"nodePort": 30080}, "NodePort"), ({"type": "LoadBalancer"}, "LoadBalancer")]
+)
+def test_who_comes_through_a_node_or_a_load_balancer_is_let_in(service: dict[str, Any], kind: str) -> None:
+    manifests = with_values(service=service)
+    assert of_kind(manifests, "Service")["r-replicator"]["spec"]["type"] == kind
+    everyone = {"ports": [{"port": "http"}]}
+    (policy,) = of_kind(manifests, "NetworkPolicy").values()
+    assert everyone in policy["spec"]["ingress"]
+    (policy,) = of_kind(rendered("embedded"), "NetworkPolicy").values()
+    assert everyone not in policy["spec"]["ingress"]
+    block = {"ipBlock": {"cidr": "10.0.0.0/8"}}
+    (policy,) = of_kind(with_values(service=service, networkPolicy={"external": [block]}), "NetworkPolicy").values()
+    assert {**everyone, "from": [block]} in policy["spec"]["ingress"]
+
+
+def test_the_policy_lets_out_to_the_dns_of_openshift() -> None:
+    (policy,) = of_kind(rendered("embedded"), "NetworkPolicy").values()
+    assert {(each["port"], each["protocol"]) for each in policy["spec"]["egress"][0]["ports"]} == {
+        (port, protocol) for port in (53, 5353) for protocol in ("TCP", "UDP")
+    }
+
+
+def test_a_chart_that_depends_on_this_one_sets_registry_secrets_and_condition() -> None:
+    shared = {"imageRegistry": "mirror.example.com", "imagePullSecrets": ["one", {"name": "two"}]}
+    manifests = with_values(**{"global": shared}, enabled=True, image={"repository": "tools/replicator"})
+    ((_, pod),) = pods(manifests)
+    assert container(pod)["image"].startswith("mirror.example.com/tools/replicator:")
+    assert pod["spec"]["imagePullSecrets"] == [{"name": "one"}, {"name": "two"}]
+    ((_, pod),) = pods(with_values(**{"global": shared}))
+    assert container(pod)["image"].startswith("registry.example.com/replicator:")
+    own = {"registry": "own.example.com", "repository": "replicator"}
+    ((_, pod),) = pods(with_values(**{"global": shared}, image=own))
+    assert container(pod)["image"].startswith("own.example.com/replicator:")
+
+
+def test_the_claim_of_the_queue_takes_labels_annotations_and_a_volume() -> None:
+    disk = {"labels": {"a": "b"}, "annotations": {"c": "d"}, "selector": {"matchLabels": {"v": "1"}}}
+    manifests = with_values(queue={"persistence": {**disk, "storageClassName": "-"}})
+    promises.check(manifests)
+    (claim,) = of_kind(manifests, "StatefulSet")["r-replicator"]["spec"]["volumeClaimTemplates"]
+    assert (claim["metadata"]["labels"], claim["metadata"]["annotations"]) == (disk["labels"], disk["annotations"])
+    assert claim["spec"]["selector"] == disk["selector"]
+    assert claim["spec"]["storageClassName"] == "", "no class, as in many charts"
 
 
 def ingress(**values: Any) -> tuple[dict[str, str], list[Manifest]]:
@@ -88,7 +198,7 @@ def test_the_test_of_the_release_may_reach_the_service_and_is_no_pod_of_it() -> 
         assert not any(selected(labels, {"matchLabels": each["spec"]["selector"]}) for each in services.values())
         (policy,) = of_kind(manifests, "NetworkPolicy").values()
         assert not selected(labels, policy["spec"]["podSelector"]), "it may then reach the Service's port"
-        peers = [peer for rule in policy["spec"]["ingress"] for peer in rule["from"] if "podSelector" in peer]
+        peers = [peer for rule in policy["spec"]["ingress"] for peer in rule.get("from", []) if "podSelector" in peer]
         assert any(selected(labels, peer["podSelector"]) for peer in peers)
 
 

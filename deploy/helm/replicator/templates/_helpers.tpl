@@ -20,14 +20,28 @@ app.kubernetes.io/name: {{ include "replicator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* The labels of every object. The chart's own labels take precedence. */}}
-{{- define "replicator.labels" -}}
-{{- toYaml (merge (dict) (fromYaml (include "replicator.ownLabels" .)) .Values.commonLabels) }}
+{{/* Labels and annotations of an object: (dict "root" $ "component" … "labels" … "annotations" …); the chart's own labels win. */}}
+{{- define "replicator.metadata" -}}
+{{- $component := ternary (dict "app.kubernetes.io/component" .component) (dict) (hasKey . "component") }}
+labels:
+  {{- toYaml (merge (dict) $component (fromYaml (include "replicator.ownLabels" .root)) (default (dict) .labels) .root.Values.commonLabels) | nindent 2 }}
+{{- with merge (dict) (default (dict) .annotations) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
-{{/* The labels of every pod. The selector labels take precedence. */}}
-{{- define "replicator.podLabels" -}}
-{{- toYaml (merge (dict) (fromYaml (include "replicator.selectorLabels" .)) .Values.podLabels (fromYaml (include "replicator.labels" .))) }}
+{{/* Labels and annotations of pods: (dict "root" $ "component" … "own" …), own being the values of the component; the labels that find pods win. */}}
+{{- define "replicator.podMetadata" -}}
+{{- $found := merge (dict "app.kubernetes.io/component" .component) (fromYaml (include "replicator.selectorLabels" .root)) }}
+{{- $values := .root.Values }}
+labels:
+  {{- toYaml (merge $found (default (dict) .own.podLabels) $values.podLabels (fromYaml (include "replicator.ownLabels" .root)) $values.commonLabels) | nindent 2 }}
+annotations:
+  {{- include "replicator.checksums" .root | nindent 2 }}
+  {{- with merge (dict) (default (dict) .own.podAnnotations) $values.podAnnotations $values.commonAnnotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}
 
 {{- define "replicator.ownLabels" -}}
@@ -49,10 +63,22 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if not .Values.image.repository -}}
 {{- fail "image.repository is not set: build the image (make image), push it to your registry, and set its name here, e.g. registry.example.com/tools/replicator" }}
 {{- end -}}
-{{- if .Values.image.digest -}}
-{{ .Values.image.repository }}@{{ .Values.image.digest }}
-{{- else -}}
-{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- $registry := .Values.image.registry }}
+{{- if not (or $registry (regexMatch "^([^/]*[.:][^/]*|localhost)/" .Values.image.repository)) }}
+{{- $registry = (.Values.global).imageRegistry }}
+{{- end }}
+{{- with $registry }}{{ trimSuffix "/" . }}/{{ end }}
+{{- .Values.image.repository }}
+{{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ default .Chart.AppVersion .Values.image.tag }}{{ end }}
+{{- end }}
+
+{{/* Secrets for the image's registry, each as an object or by its name alone. */}}
+{{- define "replicator.pullSecrets" -}}
+{{- with concat (default (list) (.Values.global).imagePullSecrets) .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ if kindIs "string" . }}{{ . }}{{ else }}{{ .name }}{{ end }}
+  {{- end }}
 {{- end }}
 {{- end }}
 
@@ -74,31 +100,18 @@ checksum/secrets: {{ toYaml .Values.secrets | sha256sum }}
 {{/* Common parts of all pods. */}}
 {{- define "replicator.pod" -}}
 serviceAccountName: {{ include "replicator.serviceAccountName" . }}
-automountServiceAccountToken: false
-# A Service named replicator would set variables in the pod that look like settings.
+automountServiceAccountToken: {{ .Values.serviceAccount.automount }}
+# A Service named replicator would put variables like settings into the pod.
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
-{{- with .Values.imagePullSecrets }}
-imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
+{{- include "replicator.pullSecrets" . }}
+{{- range $name := list "priorityClassName" "runtimeClassName" "schedulerName" "dnsPolicy" "dnsConfig" "hostAliases" "initContainers" }}
+{{- with get $.Values $name }}
+{{ toYaml (dict $name .) }}
 {{- end }}
-{{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
-{{- with .Values.hostAliases }}
-hostAliases:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.dnsConfig }}
-dnsConfig:
-  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.podSecurityContext }}
 securityContext:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.initContainers }}
-initContainers:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 volumes:
@@ -159,45 +172,29 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{/* Probes at a named port. A restart does not repair the queue, so liveness checks only /healthz. */}}
+{{/* Probes at a port: (dict "root" $ "port" …). A restart does not bring a queue back, so restarts are on /healthz alone. */}}
 {{- define "replicator.probes" -}}
-startupProbe:
+{{- range $name, $path := dict "startupProbe" "/healthz" "livenessProbe" "/healthz" "readinessProbe" "/readyz" }}
+{{ $name }}:
   httpGet:
-    path: /healthz
-    port: {{ . }}
-  periodSeconds: 2
-  failureThreshold: 30
-livenessProbe:
-  httpGet:
-    path: /healthz
-    port: {{ . }}
-  periodSeconds: 10
-  timeoutSeconds: 5
-  failureThreshold: 6
-readinessProbe:
-  httpGet:
-    path: /readyz
-    port: {{ . }}
-  periodSeconds: 5
-  timeoutSeconds: 5
+    path: {{ $path }}
+    port: {{ $.port }}
+  {{- with get $.root.Values $name }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
 {{- end }}
 
-{{/* Placement of the pods of a kind. */}}
+{{/* Where pods go: (dict "root" $ "own" …), own being the values of the component, which win. */}}
 {{- define "replicator.placement" -}}
-{{- with .nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
+{{- range $name := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" }}
+{{- with default (get $.root.Values $name) (get $.own $name) }}
+{{ toYaml (dict $name .) }}
 {{- end }}
-{{- with .tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .affinity }}
-affinity:
-  {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .topologySpreadConstraints }}
-topologySpreadConstraints:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
+
+{{/* The type of the Service: a port on the nodes needs more than a ClusterIP. */}}
+{{- define "replicator.serviceType" -}}
+{{- ternary "NodePort" .Values.service.type (and (gt (int .Values.service.nodePort) 0) (eq .Values.service.type "ClusterIP")) }}
 {{- end }}
