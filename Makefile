@@ -10,6 +10,9 @@ BENCH_ARGS ?=
 FUZZ_ARGS ?=
 IMAGE_ARGS ?=
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' replicator/__init__.py)
+SITE_VERSION ?= $(basename $(VERSION))
+SITE_ALIAS ?= latest
+MERMAID_VERSION := 11.17.2
 
 .PHONY: all help install servers system tools test matrix lint format docs demo bench bench-check image image-check fuzz lock audit \
   sbom licenses site clean
@@ -67,11 +70,17 @@ docs: install ## Regenerate the generated parts of docs/ and deploy/
 	$(BIN)/python -m tests.docs.limits_table
 	$(BIN)/python -m tests.docs.man_page
 
-site: ## Build the documentation as a site, with a search in both languages: build/site; needs the network for its tools
+site: export PATH := $(CURDIR)/.venv-site/bin:$(PATH)
+site: ## Build this version of the documentation as a site, beside those built before: build/site; needs npm and the network for its tools
 	$(PYTHON) -m venv .venv-site
-	.venv-site/bin/pip install --quiet --requirement .ci/site.txt
-	.venv-site/bin/python .ci/site
-	.venv-site/bin/mkdocs build --strict
+	pip install --quiet --requirement .ci/site.txt
+	python .ci/site.py
+	npm pack --silent --pack-destination build mermaid@$(MERMAID_VERSION) >/dev/null
+	tar --extract --file build/mermaid-$(MERMAID_VERSION).tgz --directory build/pages --strip-components 2 package/dist/mermaid.min.js
+	mike deploy --update-aliases $(SITE_VERSION) $(SITE_ALIAS)
+	$(if $(SITE_ALIAS),mike set-default $(SITE_ALIAS))
+	@# mike keeps every version on the branch gh-pages of this repository.
+	rm -rf build/site && mkdir build/site && git archive gh-pages | tar --extract --directory build/site
 
 demo: install servers ## Replicate between two local registries, step by step, and stop
 	$(BIN)/python -m tests.demo
