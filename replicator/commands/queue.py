@@ -48,7 +48,7 @@ Hosts = Annotated[
     list[str] | None, typer.Option("--host", metavar="HOST", help="From or to this registry; repeatable.")
 ]
 Lanes = Annotated[
-    list[Lane] | None, typer.Option("--lane", metavar="LANE", help="In this lane: events or backfill; repeatable.")
+    list[Lane] | None, typer.Option("--lane", metavar="LANE", help="Lane: events or backfill; repeatable.")
 ]
 Runs = Annotated[
     list[str] | None,

@@ -6,8 +6,8 @@ import json
 import re
 
 from replicator.commands.convert import File, Options, convert_files
-from replicator.commands.explain import rules_schema
 from replicator.rules import parse
+from replicator.rules.schema import rules_schema
 from tests.docs.pages import ROOT, blocks
 from tests.docs.schema import FILES, printed
 

@@ -11,9 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
-from replicator.commands.explain import rules_schema
 from replicator.errors import ConfigError
-from replicator.rules import parse
+from replicator.rules import parse, schema
+from replicator.rules.schema import rules_schema
 from tests.rules.building import ACR, DEFAULTS, HARBOR, PLAIN, error_in
 
 if TYPE_CHECKING:
@@ -177,6 +177,63 @@ def test_the_schema_is_one() -> None:
         part = Draft7Validator({"$ref": f"#/definitions/{name}", "definitions": SCHEMA["definitions"]})
         assert part.is_valid(EVERYTHING[name])
         assert not part.is_valid(EVERYTHING)
+
+
+KEYWORDS = {
+    "object": {"properties", "additionalProperties", "required", "minProperties", "dependencies"},
+    "array": {"items", "minItems"},
+    "integer": {"minimum"},
+    "any": {"$ref", "type", "description", "examples", "enum", "const", "not", "allOf", "anyOf"},
+}
+"""The keywords of draft 7 that the schema uses, by the type that they are about."""
+META = {"$schema", "title", "definitions"}
+
+
+def schemas(given: dict[str, Any], types: frozenset[str] = frozenset()) -> Iterator[tuple[dict[str, Any], set[str]]]:
+    """Every schema in one, with the types that it or what it is combined in names."""
+    own = types | {given["type"]} if "type" in given else types
+    yield given, set(own)
+    for each in [*given.get("allOf", ()), *given.get("anyOf", ()), *([given["not"]] if "not" in given else ())]:
+        yield from schemas(each, own)
+    inner = [*given.get("properties", {}).values(), *given.get("definitions", {}).values()]
+    for each in [*inner, given.get("additionalProperties"), given.get("items")]:
+        if isinstance(each, dict):
+            yield from schemas(each)
+
+
+def test_a_validator_in_strict_mode_accepts_the_schema() -> None:
+    """The rules of ajv's strict mode, which SchemaStore uses: a slip must not pass as an unknown or useless keyword."""
+    assert SCHEMA["$schema"] == "http://json-schema.org/draft-07/schema#"
+    for each, types in schemas(SCHEMA):
+        assert set(each) <= set().union(*KEYWORDS.values()) | (META if each is SCHEMA else set()), each
+        assert isinstance(each.get("type", ""), str), "a list of types"
+        for kind in ("object", "array", "integer"):
+            assert kind in types or not set(each) & KEYWORDS[kind], (kind, each)
+        assert {*each.get("required", ()), *each.get("dependencies", ())} <= set(each.get("properties", ())), each
+        if "$ref" in each:
+            assert list(each) == ["$ref"], "draft 7 ignores what is beside a reference"
+            assert each["$ref"].removeprefix("#/definitions/") in SCHEMA["definitions"]
+
+
+def test_every_key_is_described_with_examples_that_are_valid() -> None:
+    definitions = SCHEMA["definitions"]
+    assert SCHEMA["description"]
+    for each, _ in schemas(SCHEMA):
+        keys = each.get("properties", {}) if each.get("additionalProperties") is False else {}
+        for name, key in keys.items():
+            described = definitions[name] if "$ref" in key else key
+            assert described["description"].endswith("."), name
+            assert "examples" in key or "$ref" in key, name
+        for example in each.get("examples", ()):
+            Draft7Validator({**each, "definitions": definitions}).validate(example)
+    (example,) = SCHEMA["examples"]
+    assert parse(json.dumps(example), "x", environ={"HARBOR_PASSWORD": "a", "ACR_PASSWORD": "b"})
+
+
+def test_the_address_of_the_schema_is_its_id_once_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "$id" not in SCHEMA
+    monkeypatch.setattr(schema, "SCHEMA_ID", "https://replicator.example.com/rules.schema.json")
+    assert list(rules_schema().items())[1] == ("$id", "https://replicator.example.com/rules.schema.json")
 
 
 @pytest.mark.parametrize("login", [{"username": "a"}, {"password": "a"}, {"aliyun": {"access_key_id": "a"}}])
