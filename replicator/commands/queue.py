@@ -47,9 +47,7 @@ Destinations = Annotated[
 Hosts = Annotated[
     list[str] | None, typer.Option("--host", metavar="HOST", help="From or to this registry; repeatable.")
 ]
-Lanes = Annotated[
-    list[Lane] | None, typer.Option("--lane", metavar="LANE", help="Lane: events or backfill; repeatable.")
-]
+Lanes = Annotated[list[Lane] | None, typer.Option("--lane", metavar="LANE", help="events or backfill; repeatable.")]
 Runs = Annotated[
     list[str] | None,
     typer.Option("--run", metavar="ID", help="Queued by this backfill. It prints its id at the end."),
