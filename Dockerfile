@@ -47,7 +47,7 @@ ENTRYPOINT ["replicator"]
 CMD ["serve"]
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="replicator" \
-      org.opencontainers.image.description="Event-driven replication of Harbor images to Alibaba Cloud Container Registry" \
+      org.opencontainers.image.description="Copies images from Harbor to Alibaba Cloud Container Registry (ACR) at every push" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="${REVISION}"

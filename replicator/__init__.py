@@ -1,4 +1,4 @@
-"""Event-driven replication of Harbor images to Alibaba Cloud Container Registry."""
+"""Copies images from Harbor to Alibaba Cloud Container Registry at every push."""
 
 from __future__ import annotations
 

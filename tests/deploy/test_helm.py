@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tomllib
 from functools import cache
 from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -118,6 +121,18 @@ def test_the_linter_of_charts_has_nothing_to_say() -> None:
     said = run("helm", "lint", CHART, "--strict", "--values", "-", stdin=json.dumps(MINIMAL))
     assert "0 chart(s) failed" in said
     assert "[WARNING]" not in said
+
+
+def test_the_chart_presents_itself_as_the_package_does() -> None:
+    """As Artifact Hub shows it; addresses that nobody has decided on are left out, not invented."""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (chart["description"], chart["keywords"]) == (project["description"], project["keywords"])
+    assert chart["annotations"]["artifacthub.io/license"] == project["license"]
+    kind, _, icon = chart["icon"].partition(",")
+    assert kind == "data:image/svg+xml"
+    assert ElementTree.fromstring(unquote(icon)).get("viewBox") == "0 0 16 16"
+    assert "example.com" not in (CHART / "Chart.yaml").read_text()
 
 
 def test_the_chart_is_of_this_version() -> None:
