@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib.metadata import requires
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from replicator.queue.embedded import server_program
 from replicator.queue.state_directory import version_of
@@ -48,6 +51,17 @@ def test_everything_that_the_project_asks_for_is_locked() -> None:
     wanted = {name_of(one) for one in (*project["dependencies"], *extras["aliyun"], *extras["otlp"])}
     assert wanted <= set(locked("requirements.lock"))
     assert {name_of(one) for one in PROJECT["build-system"]["requires"]} <= set(locked("build.lock"))
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.11.3", "3.12.0", "3.13.0", "3.14.0"])
+def test_what_is_locked_is_complete_on_every_python(python: str) -> None:
+    """The image installs what is locked and nothing else, whatever Python its base has."""
+    names = set(locked("requirements.lock"))
+    machine = {"python_full_version": python, "python_version": python.rpartition(".")[0], "sys_platform": "linux"}
+    for name in names:
+        for wanted in map(Requirement, requires(name) or ()):
+            if wanted.marker is None or wanted.marker.evaluate({**machine, "extra": ""}):
+                assert canonicalize_name(wanted.name) in names, f"{name} needs {wanted} on Python {python}"
 
 
 @pytest.mark.parametrize("tool", TOOLS)
