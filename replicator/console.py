@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 from replicator.errors import ConfigError, ErrorText, Problem, ReplicatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
     from rich.console import Console, RenderableType
+    from rich.table import Table
     from rich.text import Text
 
 _WIDE = 1000
@@ -29,6 +30,8 @@ _COLUMNS = re.compile(r"(?<=\S) {2,}(?=\S)")
 """The gap between two columns; text from outside has no such spaces."""
 _COLOURS = ("FORCE_COLOR", "TTY_COMPATIBLE")
 """Variables by which rich takes a pipe for a terminal."""
+_LEAST = 30
+"""Columns that the longest column of a table needs, or it would be a tower of syllables."""
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
 
@@ -104,9 +107,12 @@ def say(text: str, out: Console | None = None, *, label: str = "", style: str = 
 
 
 def page(renderable: RenderableType, out: Console) -> None:
-    """Print tables: as wide as the terminal; without one each row is a line, with a tab between its columns."""
+    """Print tables: as wide as the terminal; without one each row is a line, with a tab between its columns.
+
+    On a terminal that is too narrow for a table, each of its cells is a line.
+    """
     if out.is_terminal:
-        out.print(renderable)
+        out.print(_fitted(renderable, out))
         return
     from rich.console import Console
 
@@ -115,6 +121,45 @@ def page(renderable: RenderableType, out: Console) -> None:
         paper.print(renderable)
     text = "\n".join(_COLUMNS.sub("\t", line.rstrip()) for line in drawn.get().rstrip("\n").split("\n"))
     _print_raw(text, out)
+
+
+def _fitted(renderable: RenderableType, out: Console) -> RenderableType:
+    """Return what to print: a line for each cell in place of a table that leaves its longest column too few letters."""
+    from rich.console import Group
+    from rich.measure import Measurement
+    from rich.table import Table
+
+    if isinstance(renderable, Group):
+        return Group(*(_fitted(each, out) for each in renderable.renderables))
+    if not isinstance(renderable, Table):
+        return renderable
+    options = out.options.update(width=_WIDE)
+    widths = [
+        max(Measurement.get(out, options, cell).maximum for cell in (column.header, *column.cells))
+        for column in renderable.columns
+    ]
+    needed = sum(widths) + 2 * (len(widths) - 1)
+    if needed <= out.width or needed - max(widths) + min(max(widths), _LEAST) <= out.width:
+        return renderable
+    return Group(*_cells(renderable))
+
+
+def _cells(table: Table) -> Iterator[RenderableType]:
+    """Yield the cells of a table row by row, behind the names of their columns; the first of a row has none."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        for number, (column, cell) in enumerate(zip(table.columns, row, strict=True)):
+            name = str(column.header) if number else ""
+            if cell == "" or (isinstance(cell, Text) and not cell.plain):
+                continue
+            if name and isinstance(cell, str | Text):
+                cell = Text(f"{name}: ", overflow="fold").append(cell)  # noqa: PLW2901 - the cell with its name
+            elif name:
+                cell = Group(f"{name}:", cell)  # noqa: PLW2901 - the same
+            yield Padding(cell, (0, 0, 0, 2 if number else 0))
 
 
 def page_rows(names: Sequence[str], rows: Iterable[Sequence[str]], out: Console, *, right: Container[str] = ()) -> None:

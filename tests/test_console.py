@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from replicator.console import page, page_rows, plain, printable, say
@@ -55,3 +55,30 @@ def test_rows_look_as_rich_draws_them_which_is_only_asked_to_fold_those_that_do_
     if fits:
         monkeypatch.delattr(Table, "add_row")
     assert drawn(lambda out: page_rows(names, _ROWS, out, right={"SIZE"})) == expected
+
+
+def drawn(width: int) -> str:
+    """A table in a group, as a terminal of so many columns shows it."""
+    table = Table("copy and reason", "class", "first, last", box=None, pad_edge=False)
+    name = "harbor.example.com/team/a-long-name-of-an-application:v1"
+    table.add_row(Group(plain(name), "401: denied"), "permanent", "2026-01-01 00:00:00+00:00")
+    table.add_row(plain("short"), plain(""), "")
+    out = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    with out.capture() as captured:
+        page(Group("2 copies", table), out)
+    return captured.get()
+
+
+def test_a_terminal_too_narrow_for_a_table_shows_each_cell_on_its_own_lines() -> None:
+    lines = drawn(40).splitlines()
+    assert [line.rstrip() for line in lines] == [
+        "2 copies",
+        "harbor.example.com/team/a-long-name-of-a",
+        "n-application:v1",
+        "401: denied",
+        "  class: permanent",
+        "  first, last: 2026-01-01 00:00:00+00:00",
+        "short",
+    ]
+    assert max(map(len, drawn(20).splitlines())) == 20
+    assert "copy and reason" in drawn(80), "its longest column has room enough there"

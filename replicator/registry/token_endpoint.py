@@ -21,10 +21,12 @@ from replicator.registry.connection_errors import foreign_answer, is_page
 from replicator.registry.errors import (
     ConnectionFailed,
     ForeignAnswer,
+    HostSilent,
     LoginRefused,
     ProtocolViolated,
     ProxyFailed,
     RegistryError,
+    WrongAddress,
     request_context,
 )
 from replicator.registry.proxies import Proxies
@@ -269,8 +271,12 @@ class TokenEndpoint:
                     return await self._fetch_inside(request, label)
                 return await self._fetch(request, label, own=url.host == home.host)
             except RegistryError as error:
-                if harbor and realm.origin() != home.origin() and not isinstance(error, LoginRefused):
-                    error.do = misnamed(realm, home)
+                if not harbor or realm.origin() == home.origin() or isinstance(error, LoginRefused):
+                    raise
+                error.do = misnamed(realm, home)
+                # Harbor itself has just answered: its token service is not away, so nobody should wait for it.
+                if type(error) in (ConnectionFailed, HostSilent):
+                    raise error.recast(WrongAddress) from error
                 raise
 
     async def try_basic(self, authorization: str) -> None:

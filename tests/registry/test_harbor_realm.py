@@ -10,7 +10,7 @@ import pytest
 from replicator.reference import Repository
 from replicator.registry import Access
 from replicator.registry.connection import Request
-from replicator.registry.errors import LoginRefused, RegistryError
+from replicator.registry.errors import LoginRefused, ProtocolViolated, RegistryError, WrongAddress
 from tests.registry.conftest import client
 from tests.standins.certificates import harbors_recipe
 from tests.standins.faults import Fault, Headers
@@ -121,6 +121,7 @@ async def test_a_realm_that_harbor_names_wrongly_is_said_with_its_cure(
         rf"Harbor's challenge names its token service \S+, and it is at https://{host}: .*external_url.*X-Forwarded",
         str(caught.value),
     )
+    assert isinstance(caught.value, WrongAddress | ProtocolViolated), "it is not waited for like a host that is away"
     assert harbor.leaks == []
 
 
