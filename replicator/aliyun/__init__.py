@@ -1,6 +1,6 @@
 """Alibaba Cloud's OpenAPI for ACR: temporary logins, repositories created on demand, and their types.
 
-Its libraries are optional (``pip install 'replicator[aliyun]'``) and are imported at the first request.
+Its libraries are optional (``pip install '.[aliyun]'``) and are imported at the first request.
 """
 
 from typing import TYPE_CHECKING

@@ -37,7 +37,7 @@ from replicator.registry.proxies import Proxies
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-INSTALL = "pip install 'replicator[aliyun]'"
+INSTALL = "in a checkout, pip install '.[aliyun]'"
 """Installs the libraries."""
 GET_AUTHORIZATION_TOKEN = "GetAuthorizationToken"  # noqa: S105 - the name of an operation
 _SUMMARY = "Created by replicator"

@@ -148,7 +148,7 @@ async def test_missing_libraries_are_reported_before_anything_starts(tmp_path: P
         "explain", "harbor.example.com/a/b:1", "--config", rules, cwd=tmp_path, settings=path, program=PROGRAM
     )
     assert ended.code == 2, ended.said
-    assert f"auth[\"{acr}\"].aliyun: needs additional libraries: pip install 'replicator[aliyun]'" in ended.said
+    assert f"auth[\"{acr}\"].aliyun: needs additional libraries: in a checkout, pip install '.[aliyun]'" in ended.said
     assert "Traceback" not in ended.said
 
 
@@ -158,5 +158,5 @@ async def test_libraries_that_are_removed_later_are_reported_too(
     monkeypatch.setitem(sys.modules, "alibabacloud_tea_openapi.client", None)
     async with serve(openapi.faults) as host:
         account = Account("env-key", "s", region="cn-beijing", openapi_endpoint=f"http://{host}")
-        with pytest.raises(AccountRefused, match=r"pip install 'replicator\[aliyun\]'"):
+        with pytest.raises(AccountRefused, match=r"pip install '\.\[aliyun\]'"):
             await TemporaryLogins("registry.cn-beijing.aliyuncs.com", account).login(None)
