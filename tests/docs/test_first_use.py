@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 README = ROOT / "README.md"
 INSTALL = part_of(README, "1. Install")
-USE = range(INSTALL.stop, part_of(README, "5. Copy existing images").stop)
+USE = range(INSTALL.stop, part_of(README, "6. When a copy fails").stop)
 WEBHOOK = "http://replicator.example.com:8080"
 SERVE = "replicator serve --config rules.yaml"
 
