@@ -147,7 +147,7 @@ async def test_killed_at_any_point_it_goes_on_and_repeats_nothing_that_was_answe
     worker = running("worker", "--config", rules, cwd=house.directory, settings=settings, ready="worker started")
     async with worker, asyncio.timeout(60):
         while await left(house, settings):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
     assert not {write.name for write in tag_writes(log)[so_far:]} & there
     assert repeated(times_written(log)) == {}
     assert repeated(times_sent(log)) == {}

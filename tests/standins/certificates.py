@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -29,6 +30,10 @@ def _key() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, 2048)
 
 
+# Servers may share a key, which takes a tenth of a second to make; authorities may not, as one would do for another.
+_of_servers = functools.cache(_key)
+
+
 def harbors_recipe(
     folder: Path, name: str = "localhost", *, key_identifier: bool = True, only_common_name: bool = False
 ) -> ssl.SSLContext:
@@ -45,7 +50,7 @@ def harbors_recipe(
     Returns:
         The server's context.
     """
-    authority, key = _key(), _key()
+    authority, key = _key(), _of_servers()
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "MyRoot")])
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     root = (

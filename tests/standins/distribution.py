@@ -87,6 +87,10 @@ _storages: dict[tuple[str, bool], Storage] = {}
 """What those that are used hold, by host and whether they take images alone."""
 
 
+behind: dict[str, str] = {}
+"""The hosts of registries by those of the stand-ins before them, where a blob may be put past the stand-in."""
+
+
 def storage_of(host: str, *, to_write: bool = False) -> Storage | None:
     """Return what a registry of `reused_distribution` holds; ``to_write`` not that of one which refuses some images."""
     return _storages.get((host, False)) or (None if to_write else _storages.get((host, True)))

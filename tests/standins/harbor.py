@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
+from tests.standins.distribution import behind
 from tests.standins.faults import FaultLayer
 from tests.standins.harbor_api import PREFIX, HarborApi
 from tests.standins.harbor_content import Content
@@ -120,6 +121,8 @@ class HarborStandIn:
             await stack.enter_async_context(self._upstream)
             await stack.enter_async_context(self.webhooks)
             self.host = await stack.enter_async_context(serve(self.faults, tls=self._tls))
+            behind[self.host] = self._upstream.host
+            stack.callback(behind.pop, self.host)
             self._stack = stack.pop_all()
         scheme = "https" if self._tls is not None or self._name is not None else "http"
         self.api.external_url = f"{scheme}://{self.public_name}"

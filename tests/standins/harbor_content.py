@@ -175,9 +175,8 @@ class Content:
 
     async def changed(self, repository: str) -> float:
         """Return when a tag of a repository was last made, moved or deleted, or one of its manifests pulled."""
-        names = await self.tags(repository) or []
-        digests = await asyncio.gather(*(self.digest(repository, name) for name in names))
-        tags = {name: digest for name, digest in zip(names, digests, strict=True) if digest is not None}
+        digests = {name: await self.digest(repository, name) for name in await self.tags(repository) or []}
+        tags = {name: digest for name, digest in digests.items() if digest is not None}
         for name, digest in tags.items():
             self.tagged(repository, name, digest)
         before, moment = self._changed.get(repository, ({}, 0.0))

@@ -12,7 +12,7 @@ from yarl import URL
 
 from replicator.registry.manifest import ACCEPT, DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from tests.standins.blobs import Blob
-from tests.standins.distribution import storage_of
+from tests.standins.distribution import behind, storage_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -221,13 +221,18 @@ def write(storage: Storage, repository: str, images: Mapping[str, Image | Index]
 async def push(host: str, repository: str, tag: str, root: Image | Index, auth: tuple[str, str] | None = None) -> None:
     """Push an image to a registry over plain HTTP, with HTTP Basic when ``auth`` is given.
 
-    Into one whose storage is at hand it is written instead, which is the same to all who ask, at a tenth of the cost.
+    Where its storage is at hand the image is written there, which is the same to all who ask, at a tenth of the cost;
+    with a Harbor before it the blobs are, and the manifests are pushed.
     """
-    if auth is None and (storage := storage_of(host, to_write=True)) is not None:
+    storage = storage_of(behind.get(host, host), to_write=True)
+    if storage is not None and host not in behind:
         write(storage, repository, {tag: root})
         return
     async with _session(auth) as session:
         for blob in blobs_of(root):
+            if storage is not None:
+                storage.put_blob(repository, blob.digest, blob.read)
+                continue
             async with session.head(f"http://{host}/v2/{repository}/blobs/{blob.digest}") as answer:
                 if answer.status == 200:
                     continue
