@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 from typing import TYPE_CHECKING
 
@@ -54,17 +55,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have half of the workers begin with the end-to-end tests, which mostly wait, beside tests that mostly compute.
 
     A worker gets a run of tests that follow each other, and others steal from its end. In the order of the files, one
-    worker had nearly all of the slow ones, and they were all that was left at the end.
+    worker had nearly all of the slow ones, and they were all that was left at the end. They are dealt file by file: one
+    whose tests share a fixture would make it in each worker.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     slow = [item for item in items if "end_to_end" in item.nodeid]
     if workers == 1 or len(slow) == len(items):
         return
     quick = [item for item in items if "end_to_end" not in item.nodeid]
+    files = [list(file) for _, file in itertools.groupby(slow, lambda item: item.path)]
     share, first = len(items) // workers, workers // 2
     ordered: list[pytest.Item] = []
     for number in range(workers):
-        begins = slow[number::first] if number < first else []
+        begins = [item for file in files[number::first] for item in file] if number < first else []
         rest = max(0, share - len(begins))
         ordered += begins + quick[:rest]
         del quick[:rest]

@@ -18,10 +18,9 @@ from urllib.parse import unquote
 import aiohttp
 import yaml
 
-from replicator.registry.manifest import ACCEPT
 from tests.running import Ended, replicator
 from tests.standins.acr import AcrStandIn
-from tests.standins.distribution import reused_distribution
+from tests.standins.distribution import reused_distribution, storage_of
 from tests.standins.harbor import HarborStandIn
 from tests.standins.logins import ACR_USER, HARBOR_ADMIN
 
@@ -74,17 +73,15 @@ class Site:
 
     async def held(self) -> dict[str, str]:
         """Return what the destination holds: ``repository:tag`` with the digest that it names."""
-        found = {}
-        async with aiohttp.ClientSession(f"http://{self.behind_acr}", headers={"Accept": ACCEPT}) as session:
-            async with session.get("/v2/_catalog?n=1000") as answer:
-                repositories = (await answer.json())["repositories"]
-            for repository in repositories:
-                async with session.get(f"/v2/{repository}/tags/list") as answer:
-                    tags = (await answer.json()).get("tags") or []
-                for tag in tags:
-                    async with session.head(f"/v2/{repository}/manifests/{tag}") as answer:
-                        found[f"{repository}:{tag}"] = answer.headers["Docker-Content-Digest"]
-        return found
+        async with aiohttp.request("GET", f"http://{self.behind_acr}/v2/_catalog?n=1000") as answer:
+            repositories = (await answer.json())["repositories"]
+        storage = storage_of(self.behind_acr)
+        assert storage is not None
+        return {
+            f"{repository}:{tag}": str(storage.digest(repository, tag))
+            for repository in repositories
+            for tag in storage.tags(repository) or ()
+        }
 
 
 @contextlib.asynccontextmanager
