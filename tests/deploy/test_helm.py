@@ -245,10 +245,10 @@ def test_alerts_tell_installations_apart_by_the_labels_in_the_values() -> None:
     ("values", "says"),
     [
         ({"rules": RULES, "existingSecret": "s"}, "image.repository is not set"),
-        ({**IMAGE, "existingSecret": "s"}, "say what is copied where"),
+        ({**IMAGE, "existingSecret": "s"}, "the chart has no rules"),
         ({**IMAGE, "rules": RULES}, "the webhook needs a token"),
         ({**IMAGE, "rules": RULES, "secrets": {"REPLICATOR_WEBHOOK_TOKEN": ""}}, "the webhook needs a token"),
-        ({**IMAGE, "rules": RULES, "secrets": SECRETS, **SCALED}, "mode redis needs the queue's address"),
+        ({**IMAGE, "rules": RULES, "secrets": SECRETS, **SCALED}, "mode redis needs the address of Redis"),
         ({**MINIMAL, "secrets": SECRETS}, "existingSecret or secrets"),
         ({**MINIMAL, "settings": {"drain_timeout": 60}}, "20 more than"),
         ({**MINIMAL, "backfill": {"enabled": True}}, "backfill needs mode redis"),

@@ -20,7 +20,7 @@ app.kubernetes.io/name: {{ include "replicator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* Labels and annotations of an object: (dict "root" $ "component" … "labels" … "annotations" …); the chart's own labels win. */}}
+{{/* Labels and annotations of an object: (dict "root" $ "component" … "labels" … "annotations" …); the chart's own labels take precedence. */}}
 {{- define "replicator.metadata" -}}
 {{- $component := ternary (dict "app.kubernetes.io/component" .component) (dict) (hasKey . "component") }}
 labels:
@@ -31,7 +31,7 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* Labels and annotations of pods: (dict "root" $ "component" … "own" …), own being the values of the component; the labels that find pods win. */}}
+{{/* Labels and annotations of pods: (dict "root" $ "component" … "own" …), own are the values of the component; selector labels take precedence. */}}
 {{- define "replicator.podMetadata" -}}
 {{- $found := merge (dict "app.kubernetes.io/component" .component) (fromYaml (include "replicator.selectorLabels" .root)) }}
 {{- $values := .root.Values }}
@@ -72,7 +72,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ default .Chart.AppVersion .Values.image.tag }}{{ end }}
 {{- end }}
 
-{{/* Secrets for the image's registry, each as an object or by its name alone. */}}
+{{/* Secrets for the image's registry, each as an object or a name. */}}
 {{- define "replicator.pullSecrets" -}}
 {{- with concat (default (list) (.Values.global).imagePullSecrets) .Values.imagePullSecrets }}
 imagePullSecrets:
@@ -101,7 +101,7 @@ checksum/secrets: {{ toYaml .Values.secrets | sha256sum }}
 {{- define "replicator.pod" -}}
 serviceAccountName: {{ include "replicator.serviceAccountName" . }}
 automountServiceAccountToken: {{ .Values.serviceAccount.automount }}
-# A Service named replicator would put variables like settings into the pod.
+# A Service named replicator would set variables in the pod that look like settings.
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
 {{- include "replicator.pullSecrets" . }}
@@ -172,7 +172,7 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{/* Probes at a port: (dict "root" $ "port" …). A restart does not bring a queue back, so restarts are on /healthz alone. */}}
+{{/* Probes at a port: (dict "root" $ "port" …). A restart does not repair the queue, so liveness checks only /healthz. */}}
 {{- define "replicator.probes" -}}
 {{- range $name, $path := dict "startupProbe" "/healthz" "livenessProbe" "/healthz" "readinessProbe" "/readyz" }}
 {{ $name }}:
@@ -185,7 +185,7 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{/* Where pods go: (dict "root" $ "own" …), own being the values of the component, which win. */}}
+{{/* Placement of pods: (dict "root" $ "own" …), own are the values of the component, which take precedence. */}}
 {{- define "replicator.placement" -}}
 {{- range $name := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" }}
 {{- with default (get $.root.Values $name) (get $.own $name) }}
@@ -194,7 +194,7 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{/* The type of the Service: a port on the nodes needs more than a ClusterIP. */}}
+{{/* The type of the Service: a node port needs more than ClusterIP. */}}
 {{- define "replicator.serviceType" -}}
 {{- ternary "NodePort" .Values.service.type (and (gt (int .Values.service.nodePort) 0) (eq .Values.service.type "ClusterIP")) }}
 {{- end }}
