@@ -21,9 +21,11 @@ from replicator.queue import (
     Causes,
     DeadLetter,
     DeadLetters,
+    KeySilence,
     Queue,
     Selection,
     letters_of,
+    list_waits,
     named,
     note_action,
     read_letters,
@@ -108,10 +110,11 @@ async def print_causes(settings: Settings, *, as_json: bool, out: Console) -> in
     """
     async with existing_queue(settings) as queue:
         causes = await CauseReader(queue).read()
+        silent = [] if causes or as_json else await list_waits(queue)
     if as_json:
         document([cause.to_json() for cause in causes], out)
     elif not causes:
-        say(_NONE, out)
+        _say_none(silent, out)
     for cause in () if as_json else causes:
         if out.is_terminal:
             page(Group(*draw_cause(cause), Text()), out)
@@ -155,13 +158,24 @@ async def print_failures(settings: Settings, *, cause: str | None = None, as_jso
                     else:
                         record(values | {"message": None}, out)
                 printed += 0 if as_json else len(found)
+            silent = [] if printed or as_json else await list_waits(queue)
         if as_json:
             text.write("\n]\n" if printed else "[]\n")
             text.seek(0)
             shutil.copyfileobj(text, out.file)
     if not (printed or as_json):
-        say(_NONE if cause is None else _NO_CAUSE, out)
+        if cause is None:
+            _say_none(silent, out)
+        else:
+            say(_NO_CAUSE, out)
     return OK if printed or cause is None else FAILED
+
+
+def _say_none(silent: Sequence[KeySilence], out: Console) -> None:
+    """Say that there are no dead letters, and what copies wait for that may become some."""
+    say(_NONE, out)
+    for silence in silent:
+        say(f"{silence.sentence}: replicator status says why", out)
 
 
 def draw_cause(cause: Cause) -> list[Text]:

@@ -29,6 +29,7 @@ from replicator.queue import (
     sample_causes,
     system_user,
 )
+from replicator.queue.job import name_key
 from replicator.queue.leaders import SweepState
 from replicator.queue.move import LeftBehind, left_behind
 from replicator.server.runtime import open_queue
@@ -208,8 +209,7 @@ def _warnings(status: Status, causes: Causes) -> list[Text]:
             lines.append(Text(f"  (these are the causes of the first {causes.total:,})"))
     for silence in status.silent:
         lines.append(_yellow(silence.sentence))
-        if silence.why:
-            lines.append(Text("  ").append_text(plain(silence.why)))
+        lines += [Text("  ").append_text(line) for line in error_lines(silence.why)]
     if status.differing is not None and status.differing.is_old:
         lines.append(_yellow(status.differing.sentence))
     if status.ownerless:
@@ -305,9 +305,12 @@ def _running(status: Status) -> Table:
 
 def _waiting(status: Status) -> Table:
     table = _table("waiting for a retry", "lane", ">next in", ">attempts", "class")
+    silent = {silence.key for silence in status.silent}
     for job in status.waiting[:_SHOWN]:
         due = age((job.due - status.taken).total_seconds())
-        what = Group(plain(job.id), *(Text("  ").append_text(line) for line in error_lines(job.message)))
+        # The reason is shown once, with the key, and there it is up to date.
+        why = [plain(f"waits for {name_key(job.waits_for)}")] if job.waits_for in silent else error_lines(job.message)
+        what = Group(plain(job.id), *(Text("  ").append_text(line) for line in why))
         table.add_row(what, str(job.lane), due, str(job.tries), str(job.error_class))
     return table
 

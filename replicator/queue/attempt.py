@@ -15,7 +15,7 @@ import structlog
 
 from replicator.errors import AGAIN, ErrorClass, ErrorText, ReplicatorError, class_word
 from replicator.queue.dead_letters import DeadLetter
-from replicator.queue.job import Finished, Lane, LeftToOthers, RunningRecord, describe_key
+from replicator.queue.job import Finished, Lane, LeftToOthers, RunningRecord, describe_key, login_of
 from replicator.queue.lease import LeaseObserver
 from replicator.queue.records import Moment, decode, encode
 
@@ -328,16 +328,17 @@ def _waits(  # the facts of one failure
     tries = max(1, job.failures + (not go_on))
     given_up = f"given up: {describe_key(wait.key)} since {silent:%Y-%m-%d %H:%M:%S} UTC"
     told = replace(text, why="; ".join(filter(None, (text.why, given_up)))).stored if wait.key else text.stored
-    record = Finished(job.id, None, told, ErrorClass.TRANSIENT, tries, round(seconds, 3), retrying=go_on)
+    error_class = ErrorClass.TRANSIENT if login_of(wait.key) is None else ErrorClass.CREDENTIALS
+    record = Finished(job.id, None, told, error_class, tries, round(seconds, 3), retrying=go_on)
     finished = record.encode()
     if not go_on:
-        letter = DeadLetter(job.id, lane, payload, ErrorClass.TRANSIENT, told, tries, first, now)
+        letter = DeadLetter(job.id, lane, payload, error_class, told, tries, first, now)
         return Ending("dead", finished=finished, failure=letter, payload=payload, wait=wait)
     # A refusal for load is shown as the attempt that it was, although it does not count towards a limit.
     shown = job.failures if wait.key else job.failures + 1
     spent = job.last.costly if job.last is not None else 0
     text = replace(text, do=text.do or AGAIN)
-    failure = Failure(job.id, ErrorClass.TRANSIENT, text.stored, shown, first, now, wait.key, costly=spent)
+    failure = Failure(job.id, error_class, text.stored, shown, first, now, wait.key, costly=spent)
     if wait.key:
         how: Literal["wait", "retry"] = "wait"
         delay = wait.pause

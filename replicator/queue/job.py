@@ -205,10 +205,15 @@ def login_of(key: str) -> tuple[str, str] | None:
 
 def describe_key(key: str, silence: str = "{} has been silent") -> str:
     """Say in words what is wrong with a key, as the beginning of a sentence."""
+    return silence.format(key) if login_of(key) is None else f"{name_key(key)} has been refused"
+
+
+def name_key(key: str) -> str:
+    """Name a key, e.g. ``registry HOST`` or ``the login ACCOUNT at HOST``."""
     if (login := login_of(key)) is None:
-        return silence.format(key)
+        return f"registry {key}"
     host, account = login
-    return f"the login{f' {account}' if account else ''} at {host} has been refused"
+    return f"the login{f' {account}' if account else ''} at {host}"
 
 
 class QueueError(ReplicatorError):

@@ -341,10 +341,11 @@ class Status:
                 "registry": each.registry,
                 "since": iso(each.since),
                 "message": each.why,
-                **ErrorText(each.sentence, each.why, AGAIN).to_json(),
+                **ErrorText(each.sentence, said.cause, said.do or AGAIN).to_json(),
                 "waiting": each.total,
             }
             for each in self.silent
+            for said in (ErrorText.parse(each.why),)
         ]
         return {"silent": silent} if silent else {}
 

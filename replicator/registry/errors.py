@@ -15,6 +15,7 @@
     │   └── LoginRefused            the token endpoint refused the login                        credentials
     │       └── AskedLoginRefused   the same, for a login from a credential helper or an API    credentials
     ├── LoginOnHold                 a refused login, until it is sent again                     transient
+    │   └── AskedLoginOnHold        the same, for a login from a credential helper or an API    transient
     ├── LoginUnavailable            the source of the login failed                              transient
     │   └── LoginMissing            the source of the login does not have it                    credentials
     ├── Denied                      403, and 401 to a login that is known                       permanent
@@ -245,6 +246,10 @@ class LoginOnHold(RegistryError):
     """The login was refused and may be accepted later; until then it is not sent. See `LoginLadder`."""
 
     error_class: ErrorClass = ErrorClass.TRANSIENT
+
+
+class AskedLoginOnHold(LoginOnHold):
+    """The refused login came from `Access.logins` on demand."""
 
 
 class LoginUnavailable(RegistryError):

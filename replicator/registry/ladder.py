@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 from replicator.errors import Wait
-from replicator.registry.errors import AskedLoginRefused, LoginOnHold, LoginRefused, RegistryError
+from replicator.registry.errors import AskedLoginOnHold, AskedLoginRefused, LoginOnHold, LoginRefused, RegistryError
 from replicator.retry import waiting
 
 if TYPE_CHECKING:
@@ -359,7 +359,10 @@ class LoginLadder:
             name = self._name or ""
             ended.login = f"{self._registry} {name.rpartition(' ')[2]}" if self._patience.shared else ""
             return ended.at(self._registry)
-        waits = LoginOnHold(record.why, f"it is sent again in {left:.0f} s, refused {number} of {REFUSALS} times")
+        on_hold = LoginOnHold if self._access.logins is None else AskedLoginOnHold
+        # A time of day: the text is kept for longer than the pause.
+        at = datetime.fromtimestamp(max(due, now), UTC)
+        waits = on_hold(record.why, f"it is sent again at {at:%H:%M:%S} UTC, refused {number} of {REFUSALS} times")
         if self._patience.shared:
             # Jobs whose attempts are limited wait to the end of the ladder, too.
             waits.wait = Wait(self._key, record.refusals[0], left, WINDOW)

@@ -11,9 +11,11 @@ from replicator.aliyun.operations import AccountIncomplete, AccountRefused, Name
 from replicator.errors import ErrorText
 from replicator.reference import Reference
 from replicator.registry.errors import (
+    AskedLoginOnHold,
     AskedLoginRefused,
     Denied,
     DigestMismatch,
+    LoginOnHold,
     LoginRefused,
     NotFound,
     NotYet,
@@ -67,7 +69,7 @@ def explained(error: ReplicatorError, destination: Reference | None = None) -> E
     """
     text = ErrorText.of(error)
     advice = _advice(error, destination) if isinstance(error, RegistryError) else ""
-    return replace(text, do="; ".join(filter(None, (text.do, advice))))
+    return replace(text, do="; ".join(filter(None, (advice, text.do))))
 
 
 def is_about(error: RegistryError, repository: Repository) -> bool:
@@ -90,7 +92,7 @@ def may_lack_repository(error: RegistryError, repository: Repository) -> bool:
 
 
 def _advice(error: RegistryError, destination: Reference | None) -> str:
-    if isinstance(error, LoginRefused):
+    if isinstance(error, LoginRefused | LoginOnHold):
         return _login_advice(error)
     if isinstance(error, NamespaceMissing):
         return "create the namespace in ACR's console, or set namespaces: true next to repositories under create"
@@ -142,11 +144,11 @@ def _kind_advice(error: RegistryError) -> str:
     return _KIND_ADVICE.get(error.kind, f"it takes no artifacts of this kind: {_LEAVE_OUT}")
 
 
-def _login_advice(error: LoginRefused) -> str:
+def _login_advice(error: LoginRefused | LoginOnHold) -> str:
     if isinstance(error, AccountIncomplete):
         return ""  # it says itself what to add
     # An account or a credential helper supplied this login: there is no password under auth that could be wrong.
-    supplied = isinstance(error, AccountRefused | AskedLoginRefused)
+    supplied = isinstance(error, AccountRefused | AskedLoginRefused | AskedLoginOnHold)
     if "USER_NOT_EXIST" in error.why and supplied:
         opens = "open its console once as the account under aliyun, which has never set up Container Registry"
         return f"{opens}; or correct region and instance_id"
@@ -155,7 +157,7 @@ def _login_advice(error: LoginRefused) -> str:
     if isinstance(error, AccountRefused):
         allowed = ram_action(error.request)
         return f"check the account under aliyun: its access key or role, RAM policy ({allowed}), region and instance_id"
-    if isinstance(error, AskedLoginRefused):
+    if supplied:
         if not acr.is_acr(error.registry):
             return f"check the login of {error.registry} in Docker's credential helper or config file"
         return "check the account under aliyun, region and instance_id; or the login in Docker's credential helper"

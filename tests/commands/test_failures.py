@@ -98,3 +98,17 @@ async def test_status_tells_the_causes_of_dead_letters(queue: Queue, server: Red
     assert [cause["count"] for cause in told["causes"]] == [7, 1]
     assert told["dead"] == 8
     assert (await sample_causes(queue, most=5)).total == 5
+
+
+async def test_copies_that_wait_for_a_login_are_named_where_there_are_no_dead_letters(
+    queue: Queue, server: RedisServer, prefix: str
+) -> None:
+    settings = Settings(redis_url=server.url, redis_prefix=prefix)
+    await queue.ask("wait_begin", "login:acr.example/me", 0, 60_000, "1", "refused")
+    for show in print_causes, print_failures:
+        paper = io.StringIO()
+        assert await show(settings, as_json=False, out=Console(file=paper, width=600)) == OK
+        none, login = paper.getvalue().splitlines()
+        assert none == "no dead letters"
+        assert login.startswith("the login me at acr.example has been refused since 1970")
+        assert login.endswith("0 copies wait for it: replicator status says why")

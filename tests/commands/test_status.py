@@ -98,6 +98,23 @@ def test_registries_that_do_not_answer_are_named() -> None:
     assert "silent" not in status().to_json()
 
 
+def test_a_refused_login_is_explained_once_and_its_copies_wait_for_it() -> None:
+    why = "acr.example: GET token\nthe login was refused\ncheck the password; it is sent again at 12:01:00 UTC"
+    silence = KeySilence("login:acr.example/me", NOON, 60.0, why, {Lane.EVENTS: 3, Lane.BACKFILL: 0})
+    stale = "acr.example: GET token\nthe login was refused\nit is sent again at 11:00:00 UTC"
+    seen = status(waits=3)
+    jobs = [replace(job, message=stale, waits_for=silence.key) for job in seen.waiting[:2]]
+    shown = printed(replace(seen, waiting=[*jobs, seen.waiting[2]], silent=[silence]), width=120)
+    for line in why.split("\n"):
+        assert shown.count(f"\n  {line}\n") == 1
+    assert "11:00:00" not in shown
+    assert shown.count("waits for the login me at acr.example") == 2
+    assert shown.count("it said 503") == 1
+    (told,) = replace(seen, silent=[silence]).to_json()["silent"]
+    assert told["why"] == "acr.example: GET token: the login was refused"
+    assert told["do"] == "check the password; it is sent again at 12:01:00 UTC"
+
+
 def test_a_process_that_does_not_use_its_files_is_told_with_since_when() -> None:
     process = ProcessInfo(
         "serve", "1", "h", 1, NOON, NOON, "b.yaml: a typing mistake", problem_since=NOON, out=("b.yaml",)

@@ -8,6 +8,7 @@ import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -100,6 +101,8 @@ async def test_a_good_login_outlives_a_database_that_is_away_and_is_sent_once_a_
         found = await house.hold(registries)
         assert "the login was refused" in str(found)
         assert found.retry_after == pytest.approx(PAUSES[0])
+        at = datetime.fromtimestamp(house.clock.now + PAUSES[0], UTC)
+        assert found.do == f"it is sent again at {at:%H:%M:%S} UTC, refused 1 of 5 times"
         assert house.refused == 1
         for name in ("team/app", "team/other"):
             await house.hold(registries, name)

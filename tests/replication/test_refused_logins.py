@@ -12,7 +12,7 @@ from replicator.errors import ErrorClass
 from replicator.harbor.api import HarborApi
 from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries
-from replicator.registry.errors import RegistryError
+from replicator.registry.errors import AskedLoginOnHold, LoginOnHold, RegistryError
 from replicator.replication.advice import explained
 from replicator.replication.transfer import CopyFailed, transfer
 from replicator.rules import CopyRequest
@@ -86,3 +86,19 @@ async def test_a_project_that_is_not_there_is_named_as_a_cause(
                 pass
     assert NO_PROJECT in explained(caught.value).do
     assert caught.value.error_class is not ErrorClass.TRANSIENT
+
+
+@pytest.mark.parametrize(
+    ("kind", "host", "advice"),
+    [
+        (LoginOnHold, "registry.cn-beijing.aliyuncs.com", "ACR's are on its Access Credential page"),
+        (LoginOnHold, "harbor.example.com", "a robot account has not expired"),
+        (AskedLoginOnHold, "registry.cn-beijing.aliyuncs.com", "check the account under aliyun"),
+    ],
+)
+def test_a_login_that_is_sent_again_has_the_advice_of_a_refused_one(
+    kind: type[LoginOnHold], host: str, advice: str
+) -> None:
+    words = explained(kind("the login was refused", "it is sent again at 12:00:00 UTC").at(host))
+    assert advice in words.do
+    assert words.do.endswith("; it is sent again at 12:00:00 UTC")

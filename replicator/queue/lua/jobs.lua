@@ -705,6 +705,8 @@ elseif how == 'wait' then
     if runner and wait.probe == id then wait.failed = runner.worker end
     wait.since, wait.patience = math.min(wait.since, tonumber(ARGV[15])), tonumber(ARGV[16])
     if wait.probe == id then
+      -- The newest word on a login, e.g. when it is sent again. That of a host is kept by wait_begin.
+      if not wait.open then wait.why = ARGV[18] end
       wait.pause = math.min(LONGEST_PAUSE_MS, 2 * (wait.pause or 500))
       local pause = delay > 0 and math.min(delay, LONGEST_PAUSE_MS) or wait.pause
       wait.probe, wait.next = nil, NOW + (known and pause or first_pause(pause))

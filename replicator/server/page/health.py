@@ -123,5 +123,11 @@ def silence(found: KeySilence, t: Messages) -> str:
     return t("health.login", host=host, account=account, **values)
 
 
+def awaited(key: str, t: Messages) -> str:
+    """Say what a copy waits for: an answer of a registry, or a login."""
+    login = login_of(key)
+    return t("waiting.registry", host=key) if login is None else t("waiting.login", host=login[0])
+
+
 def _with_others(sentence: str, number: int, t: Messages) -> str:
     return f"{sentence} {t('health.others', number=number - 1)}" if number > 1 else sentence

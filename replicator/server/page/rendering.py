@@ -32,7 +32,7 @@ from replicator.server.page.facts import (
     activity,
     sheet,
 )
-from replicator.server.page.health import Health, health, paused, silence
+from replicator.server.page.health import Health, awaited, health, paused, silence
 from replicator.server.page.rates import rate_chart
 
 if TYPE_CHECKING:
@@ -234,6 +234,7 @@ class PageRenderer:
             status=facts.status,
             running=facts.status.running[:_MAX_RUNNING],
             waiting=facts.status.waiting[:_MAX_WAITING],
+            awaited={each.key: awaited(each.key, t) for each in facts.status.silent},
             public=[(copy, close_to_anyone(copy.destination)) for copy in facts.status.public[:_MAX_PUBLIC]],
             short_clock=lambda moment: _short_clock(moment, now),
             causes=facts.causes[:_MAX_CAUSES],

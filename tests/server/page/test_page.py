@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from replicator.errors import ErrorClass
 from replicator.queue import Findings, Job, Lane, Queue, Reconciles, ReconcileState, WorkerInfo
+from replicator.queue.attempt import Failure
 from replicator.queue.leaders import Sweeps
 from replicator.queue.records import encode
 from replicator.queue.status import heartbeat
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from tests.queue.servers import RedisServer
 
+START = datetime.fromtimestamp(0, UTC)
 HOSTILE = "</style></script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{7*7}}\u202e\x1b[2J&amp;"
 
 
@@ -209,6 +212,20 @@ async def test_a_reason_is_one_line_that_opens_to_all_of_its_parts(site: Site) -
     notes = '<span class="note">PUT &lt;b&gt;</span><span class="note">403</span><span class="note">ask for it</span>'
     assert f'<details class="note"><summary>403</summary>{notes}</details>' in text
     assert '<span class="note">an old text</span>' in text
+
+
+async def test_copies_that_wait_for_a_login_name_it_and_its_reason_is_shown_once(site: Site) -> None:
+    key, why = "login:acr.example/me", "acr.example\nthe login was refused\ncheck the password"
+    failure = Failure("acr.example/a:1", ErrorClass.CREDENTIALS, "an old reason", 1, START, START, key)
+    await site.queue.ask("wait_begin", key, 0, 60_000, "1", why)
+    await command(site.queue, "HSET", f"{site.queue.prefix}:waiting", failure.id, encode(failure))
+    await command(
+        site.queue, "ZADD", site.queue.lane_queue(Lane.EVENTS), 4 * 10**12, f"{site.queue.prefix}:{failure.id}"
+    )
+    seen = await page(site)
+    assert "acr.example the login was refused check the password" in seen.texts["queue"]
+    assert "Waits for the login at acr.example. credentials" in seen.texts["waiting"]
+    assert "an old reason" not in seen.texts["waiting"]
 
 
 async def test_a_reconcile_that_waits_is_approved_by_its_button_and_an_old_form_approves_nothing(site: Site) -> None:
