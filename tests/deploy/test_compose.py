@@ -47,6 +47,16 @@ def test_compose_v1_reads_the_files_but_for_a_line_that_says_so(file: str) -> No
     )
 
 
+@pytest.mark.parametrize("file", ["compose.yaml", "try.yaml"])
+def test_the_image_is_built_from_mirrors_that_are_named(file: str) -> None:
+    (default,) = re.findall(r"^ARG BASE_IMAGE=(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    build = project(file)["services"]["replicator"]["build"]
+    arguments = {"BASE_IMAGE": f"${{BASE_IMAGE:-{default}}}", "PIP_INDEX_URL": "${PIP_INDEX_URL:-}"}
+    assert build == {"context": "../..", "args": arguments}
+    text = (COMPOSE / ".env.example").read_text()
+    assert all(f"\n# {name}=" in text for name in arguments)
+
+
 async def test_the_steps_to_try_it_by_hand_copy_an_image(tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.mktemp("t")
     service = project("try.yaml")["services"]["replicator"]
