@@ -26,6 +26,7 @@ install: $(VENV)/.installed ## Create the virtual environment with the locked ve
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || ./.ci/apt-install python3-venv
+	@echo "Installing the Python packages into $(VENV). This takes 1 to 5 minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade 'pip>=24'
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[aliyun,otlp,dev]'

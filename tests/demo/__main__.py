@@ -34,18 +34,14 @@ def step(text: str) -> None:
 
 def write_rules(directory: Path, harbor: HarborStandIn, acr: AcrStandIn) -> Path:
     """Write the rules file that a user would write."""
-    rules = directory / "rules.json"
+    rules = directory / "rules.yaml"
     rules.write_text(
-        json.dumps(
-            {
-                "auth": {
-                    harbor.host: {"username": HARBOR_LOGIN[0], "password": "${HARBOR_PASSWORD}", "insecure": True},
-                    acr.host: {"username": ACR_LOGIN[0], "password": "${ACR_PASSWORD}", "insecure": True},
-                },
-                "images": {f"{harbor.host}/library/**": f"{acr.host}/image-syncer/{{name}}"},
-            },
-            indent=2,
-        )
+        f"""auth:
+  {harbor.host}: {{username: "{HARBOR_LOGIN[0]}", password: "${{HARBOR_PASSWORD}}", insecure: true}}
+  {acr.host}: {{username: "{ACR_LOGIN[0]}", password: "${{ACR_PASSWORD}}", insecure: true}}
+images:
+  {harbor.host}/library/**: {acr.host}/image-syncer/{{name}}
+"""
     )
     return rules
 
@@ -59,15 +55,16 @@ async def show_push(harbor: HarborStandIn, acr: AcrStandIn, behind_acr: str, ser
     (line,) = await serving.until("copy done", destination=f"{acr.host}/image-syncer/nginx:1.27")
     seconds = time.monotonic() - since
     await harbor.deliveries_settled()
+    console.print("Harbor sends an event for each platform, which is ignored, and one for the tag, which is copied:")
     for delivery in harbor.deliveries:
-        console.print(f"webhook     attempt {delivery.attempt}: {delivery.status} {delivery.body}")
+        console.print(f"webhook     answer {delivery.status}: {delivery.body}")
         assert delivery.succeeded, delivery
     content, media_type = await fetch_raw(behind_acr, "image-syncer/nginx", "1.27")
     assert content == pushed.content, "the bytes at the destination are not those that were pushed"
     console.print(f"arrived at  {line['destination']}  {line['digest']}")
     console.print(
         f"            {seconds:.2f} s after the push; {line['blobs_copied']} blobs, {line['bytes']:,} bytes, "
-        f"{line['manifests']} manifests; {media_type}, equal to the byte"
+        f"{line['manifests']} manifests; {media_type}, same bytes"
     )
 
 
@@ -97,7 +94,7 @@ async def demo() -> None:
     secrets = {"HARBOR_PASSWORD": HARBOR_LOGIN[1], "ACR_PASSWORD": ACR_LOGIN[1]}
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="replicator-demo-")))
-        step("Two registries: a Harbor, and an ACR that takes only namespace/repository")
+        step("Two local registries: one plays Harbor, the other plays ACR")
         behind_harbor = await stack.enter_async_context(distribution())
         behind_acr = await stack.enter_async_context(distribution())
         harbor = await stack.enter_async_context(
@@ -115,9 +112,9 @@ async def demo() -> None:
         for number, tag in enumerate(OLDER_TAGS):
             older = image(101 + number, (100_000,), base=base)
             await push(harbor.host, "library/nginx", tag, older, HARBOR_LOGIN)
-        console.print(f"and {len(OLDER_TAGS)} tags that were at Harbor before: {', '.join(OLDER_TAGS)}")
+        console.print(f"older tags  library/nginx: {', '.join(OLDER_TAGS)}. Harbor sends no webhook for them.")
 
-        step("The replicator, on its embedded queue")
+        step("replicator with its embedded queue")
         console.print(f"$ replicator serve --config {rules.name}")
         serving = await stack.enter_async_context(
             running("serve", "--config", rules, cwd=directory, settings=secrets, program=PROGRAM)
@@ -129,7 +126,7 @@ async def demo() -> None:
         step("A push to Harbor")
         await show_push(harbor, acr, behind_acr, serving)
 
-        step("A backfill of what was there before")
+        step("A backfill copies the older tags")
         await backfill(rules, directory, secrets)
 
         step("The end")
@@ -137,8 +134,9 @@ async def demo() -> None:
         assert code == 0, f"serve ended with exit code {code}"
         assert not harbor.leaks
         assert not acr.leaks
-        console.print("replicator serve drained and ended with exit code 0")
-    console.print("all that was started is stopped")
+        console.print("replicator serve finished its copies and ended with exit code 0.")
+    console.print("All programs of the demo are stopped, and its files are removed.")
+    console.print("Next: the quick start in README.md, with your Harbor and your ACR.")
 
 
 def main() -> None:
