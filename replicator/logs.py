@@ -7,6 +7,7 @@ import json
 import logging
 import logging.handlers
 import sys
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import structlog
@@ -190,14 +191,24 @@ def _without_python(_: object, __: str, event: MutableMapping[str, Any]) -> Muta
             continue
         if value is None:
             del event[key]
-        elif isinstance(value, bool | int | float | list | tuple | dict):
-            text = json.dumps(value, ensure_ascii=False, default=str)
+        elif isinstance(value, str) or not isinstance(
+            value, bool | int | float | list | tuple | dict | set | frozenset
+        ):
+            event[key] = str(_as_json(value))
+        else:
+            text = json.dumps(value, ensure_ascii=False, default=_as_json)
             # JSON escapes none of the characters above ASCII, some of which steer a terminal.
             event[key] = _Plain("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
-        else:
-            # Also that of an Enum that is a text.
-            event[key] = str(value)
     return event
+
+
+def _as_json(value: object) -> object:
+    """Return what JSON has for a value that it does not know: a list for a set, and text for the rest."""
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
+    if isinstance(value, Enum):
+        return value.value
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _rendering(console: bool, *, colors: bool) -> list[Any]:
@@ -213,5 +224,5 @@ def _rendering(console: bool, *, colors: bool) -> list[Any]:
     return [
         _with_error_fields,
         structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
+        structlog.processors.JSONRenderer(ensure_ascii=False, default=_as_json),
     ]

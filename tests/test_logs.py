@@ -9,6 +9,8 @@ import json
 import logging
 import re
 import shutil
+from datetime import UTC, datetime, timedelta
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from replicator import commands
 from replicator.errors import USAGE, ConfigError, Problem, ReplicatorError
 from replicator.logs import LogLimit, configure_logs
 from replicator.queue import Lane
+from replicator.reference import Reference
 from tests.docs.pages import ROOT
 
 if TYPE_CHECKING:
@@ -187,6 +190,41 @@ def test_a_line_for_people_shows_no_python(capsys: pytest.CaptureFixture[str]) -
         assert shown in written
     for insides in ("<", "None", "error=", "True", "Posix"):
         assert insides not in written
+
+
+class Plain(Enum):
+    A = "a word"
+
+
+VALUES: list[tuple[object, str, object]] = [
+    (Lane.EVENTS, "events", "events"),
+    (Plain.A, "'a word'", "a word"),
+    (Path("/a"), "/a", "/a"),
+    (frozenset({"b", "a"}), '["a", "b"]', ["a", "b"]),
+    ({Lane.EVENTS}, '["events"]', ["events"]),
+    ((1, Path("/a")), '[1, "/a"]', [1, "/a"]),
+    ({"a": [frozenset({Plain.A})]}, '{"a": [["a word"]]}', {"a": [["a word"]]}),
+    (b"a\xff", "a\\xff", "a\\xff"),
+    (datetime(2026, 1, 2, 3, 4, tzinfo=UTC), "'2026-01-02 03:04:00+00:00'", "2026-01-02 03:04:00+00:00"),
+    (timedelta(minutes=90), "1:30:00", "1:30:00"),
+    (Reference.parse("a.example.com/b:1"), "a.example.com/b:1", "a.example.com/b:1"),
+    (ConnectionResetError(104, "reset by peer"), "'[Errno 104] reset by peer'", "[Errno 104] reset by peer"),
+    (True, "true", True),
+    (1.5, "1.5", 1.5),
+]
+"""Values as code has them, with the text for people and the JSON for programs."""
+
+
+@pytest.mark.parametrize(("value", "text", "as_json"), VALUES, ids=lambda each: type(each).__name__)
+def test_a_value_is_written_without_its_python_type(
+    capsys: pytest.CaptureFixture[str], value: object, text: str, as_json: object
+) -> None:
+    configure_logs("info", "console")
+    structlog.get_logger("test").info("event", value=value)
+    assert capsys.readouterr().err.rstrip().endswith(f" value={text}")
+    configure_logs("info", "json")
+    structlog.get_logger("test").info("event", value=value)
+    assert json.loads(capsys.readouterr().err)["value"] == as_json
 
 
 def kind_of(value: ast.expr) -> str | None:
