@@ -1,6 +1,6 @@
 """Everything at once: workers killed and stopped, Redis killed and restarted, connections cut, tags pushed throughout.
 
-``REPLICATOR_CHAOS_SECONDS`` makes it last longer than its 12 seconds.
+``REPLICATOR_CHAOS_SECONDS`` makes it last longer than its 8 seconds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.queue.servers import CuttingProxy, RedisServer
 if TYPE_CHECKING:
     from pathlib import Path
 
-SECONDS = float(os.environ.get("REPLICATOR_CHAOS_SECONDS", "12"))
+SECONDS = float(os.environ.get("REPLICATOR_CHAOS_SECONDS", "8"))
 LEASE = 2.0
 WORKERS = 3
 HOT = [f"r.example/hot:{n}" for n in range(4)]
