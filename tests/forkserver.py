@@ -306,7 +306,7 @@ def _import_everything() -> None:
 
 def _build_what_is_kept() -> None:
     """Build once what each start would build and keep: the machine's certificates, scripts, adapters of records."""
-    from replicator.queue import configurations, dead_letters, history, job, memory, records, scripts
+    from replicator.queue import configurations, dead_letters, history, job, memory, reconciles, records, scripts
     from replicator.registry import pump
     from replicator.server.notify import message
 
@@ -321,6 +321,7 @@ def _build_what_is_kept() -> None:
         history.Ended,
         memory.PublicCopy,
         dead_letters.DeadLetter,
+        reconciles._ResultRecord,
     ):
         records._adapter(kind)
 
