@@ -243,8 +243,13 @@ _ADVICE = {
     "unexpected end of stream": "close the quotation mark",
     "unknown escape": "in double quotes write \\\\ for a backslash, or use single quotes",
     "another document": "a rules file has one document: remove ---",
+    "scanning an alias": "quote a string that begins with * or &",
+    "scanning an anchor": "quote a string that begins with * or &",
+    "scanning a tag": "quote a string that begins with !",
+    "expected , or ": "close the bracket, and quote a string with a comma, a #, or a colon and a space",
+    "could not find expected :": "write each line as key: value, and remove what a merge left behind",
 }
-"""What to do, by a part of the parser's message."""
+"""What to do, by a part of the parser's message and its context."""
 NO_COMMENTS = "; JSON has no comments: remove this one, or begin it with #"
 """What to do about a comment of JavaScript."""
 
@@ -258,6 +263,10 @@ def json_problem(error: json.JSONDecodeError) -> str:
         advice = "; close its quotation mark"
     elif "escape" in error.msg:
         advice = "; in a string write \\\\ for a backslash"
+    elif error.msg.startswith("Expecting ',' delimiter"):
+        advice = "; put a comma between two entries, and close every bracket"
+    elif error.msg == "Extra data":
+        advice = "; a rules file has one document"
     return f"not valid JSON: {error.msg} (line {error.lineno}, column {error.colno}){advice}"
 
 
@@ -271,7 +280,10 @@ def yaml_problem(error: MarkedYAMLError, text: str, *, with_libyaml: bool) -> st
     """
     message, mark = error.problem or "unexpected end", error.problem_mark
     place = _place(mark, text, with_libyaml=with_libyaml)
-    advice = next((advice for part, advice in _ADVICE.items() if part in message.replace("'", "")), "")
+    words = f"{message} {error.context}".replace("'", "")
+    advice = next((advice for part, advice in _ADVICE.items() if part in words), "")
+    if "\uff1a" in text and "mapping values" in message:
+        advice = "write : and a space in place of the full-width colon"
     if "alias" in message or "anchor" in message:
         message, advice = "an alias (*) without an anchor (&)", "quote a string that begins with * or &"
     elif "cannot start any token" in message:

@@ -114,6 +114,10 @@ class _Builder:
             key = str(key_node.value)
             if not is_unicode(key):
                 raise _Refused(f"a key contains an unpaired surrogate{_where(key_node)}")
+            if key != key.strip() and not key_node.style:
+                # YAML itself drops ordinary spaces.
+                what = "a key begins or ends with a no-break space, or another special one"
+                raise _Refused(f"{what}{_where(key_node)}; write an ordinary space")
             if key == "<<" and not key_node.style:
                 merged = {**self._merged(value_node, path), **merged}
                 continue
