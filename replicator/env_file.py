@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 from dotenv.variables import parse_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 _MAX_SECRET_BYTES = 64 * 1024
 
@@ -37,6 +37,35 @@ def _parse(file: Path, *_: int) -> Mapping[str, str]:
     """Parse it. The numbers tell its versions apart: a long file takes half a second."""
     values = dotenv_values(file, interpolate=False, encoding="utf-8-sig")
     return {name: value for name, value in values.items() if value is not None}
+
+
+class Variables(dict[str, str]):
+    """What ``${NAME}`` in the rules can stand for, and the advice where a value is missing.
+
+    Attributes:
+        beside: the directory of the rules, where a person may expect ``.env`` to be read.
+        offline: nothing is contacted, so that a secret may be missing.
+    """
+
+    beside: Path | None = None
+    offline: bool = False
+
+    def for_secrets(self, names: Iterable[str]) -> Mapping[str, str]:
+        """Return them for a text that is a secret, with a placeholder for each missing one of ``names`` if offline."""
+        return {**self, **{name: "-" for name in names if not self.get(name)}} if self.offline else self
+
+    def advice(self, name: str) -> str:
+        """Say where a variable is to be set, as the end of the sentence that it is not set or empty."""
+        here = Path.cwd()
+        if name in os.environ:
+            return " in the environment, which goes before .env"
+        if name in self:
+            return f": fill it in in {here / '.env'}" if name in read_dotenv() else ""
+        if (here / ".env").exists():
+            return f", nor is it in {here / '.env'}"
+        other = self.beside if self.beside is not None and (self.beside / ".env").exists() else None
+        found = f"; there is one in {other.resolve()}: run this there" if other is not None else ""
+        return f"; .env is read in the working directory, here {here}{found}"
 
 
 def resolve(values: Mapping[str, str]) -> Mapping[str, str]:

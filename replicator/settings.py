@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from replicator.env_file import read_dotenv, resolve, secret_files, secrets_directory
+from replicator.env_file import Variables, read_dotenv, resolve, secret_files, secrets_directory
 from replicator.errors import ConfigError, Problem
 from replicator.networks import check_address, check_api_url, check_networks, check_webhook_url
 from replicator.receivers import EventReceiver, Receiver, parse_event_receivers, parse_receivers
@@ -368,9 +368,9 @@ def unknown_variables() -> list[Problem]:
     return problems
 
 
-def variables() -> Mapping[str, str]:
+def variables() -> Variables:
     """Return what ``${NAME}`` in the rules can stand for: the environment, ``.env`` and the secret files."""
-    return {**secret_files(), **_dotenv(), **os.environ}
+    return Variables({**secret_files(), **_dotenv(), **os.environ})
 
 
 def _dotenv_settings() -> dict[str, str]:

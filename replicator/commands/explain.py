@@ -47,7 +47,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show which rules match an image, and its destinations. Works offline."""
-    rules = rules_of(context, settings_of(context, quiet=True))
+    rules = rules_of(context, settings_of(context, quiet=True), offline=True)
     proxies = Proxies.from_environ(variables())
     image = parse_reference(full_name(reference), "REFERENCE")
     raise typer.Exit(explain_reference(rules, image, proxies, as_json=as_json))

@@ -117,13 +117,16 @@ def setting_options(context: typer.Context) -> dict[str, Any]:
     return found
 
 
-def rules_of(context: typer.Context, settings: Settings, platforms: tuple[Platform, ...] = ()) -> Rules:
+def rules_of(
+    context: typer.Context, settings: Settings, platforms: tuple[Platform, ...] = (), *, offline: bool = False
+) -> Rules:
     """Load the rules with a command's options; log the source of every login, and what looks like a mistake.
 
     Args:
         context: the command's context.
         settings: where the rules are.
         platforms: for rules that list none; empty for all.
+        offline: nothing is contacted, so that a password may be missing.
 
     Raises:
         ConfigError: no file is given, or one is invalid; with every problem of all files.
@@ -131,6 +134,7 @@ def rules_of(context: typer.Context, settings: Settings, platforms: tuple[Platfo
     from replicator.rules import load
 
     options = rules_options(context, settings, platforms)
+    options["environ"].offline = offline
     return log_rules(load(settings.config, auth=settings.auth, images=settings.images, **options))
 
 
@@ -145,8 +149,11 @@ def rules_options(context: typer.Context, settings: Settings, platforms: tuple[P
         raise ConfigError("command line", [Problem("--config", message)])
     from replicator.registry.docker_logins import docker_logins
 
+    known = variables()
+    if settings.config is not None:
+        known.beside = settings.config if settings.config.is_dir() else settings.config.parent
     return {
-        "environ": variables(),
+        "environ": known,
         "registry": context.params.get("registry"),
         "namespace": context.params.get("namespace"),
         "platforms": platforms,

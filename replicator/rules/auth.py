@@ -21,7 +21,14 @@ from replicator.reference import full_host, is_registry, is_repository_name
 from replicator.registry.credentials import Access
 from replicator.registry.proxies import Proxies
 from replicator.rules.credentials import Credentials, describe_problem
-from replicator.rules.node import expand_name, expand_variables, is_endpoint, named_variable, without_login
+from replicator.rules.node import (
+    expand_name,
+    expand_secret,
+    expand_variables,
+    is_endpoint,
+    named_variable,
+    without_login,
+)
 from replicator.rules.patterns import shorten
 
 if TYPE_CHECKING:
@@ -42,6 +49,7 @@ ALIYUN_KEYS = (
     *("region", "instance_id", "openapi_endpoint", "create"),
 )
 """Keys of ``aliyun``."""
+_SECRETS = ("access_key_secret", "security_token")
 CREATE = ("repositories", "namespaces")
 """Keys of ``create`` in it."""
 _FORMS = {
@@ -73,7 +81,8 @@ def read_account(node: Node, environ: Mapping[str, str]) -> Account | None:
     values: dict[str, Any] = {}
     for name, field in fields.items():
         text = field.text()
-        value = expand_variables(field, text, environ) if text is not None else None
+        expand = expand_secret if name in _SECRETS else expand_variables
+        value = expand(field, text, environ) if text is not None else None
         if value is None:
             sound = False
             continue
@@ -281,7 +290,8 @@ class _Entry:
             if self._environ.get(variable):
                 message, text = f"looks like a variable and {variable} is set, so its value is used", f"${{{variable}}}"
             self._warnings.append(Problem(node.path, f"{message}; write a variable as ${{NAME}}"))
-        expanded = expand_variables(node, text, self._environ)
+        expand = expand_secret if name == "password" else expand_variables
+        expanded = expand(node, text, self._environ)
         if expanded is not None and any(ord(character) < 32 or ord(character) == 127 for character in expanded):
             node.wrong("contains a line break or control character, which can't be sent")
             return None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from yarl import URL
 
+from replicator.env_file import Variables
 from replicator.errors import Problem
 from replicator.reference import is_registry
 from replicator.rules.patterns import shorten
@@ -335,12 +336,20 @@ def expand_variables(node: Node, text: str, environ: Mapping[str, str]) -> str |
             )
             failed = True
         elif not environ.get(name):
-            node.wrong(f"the environment variable {name} is {'empty' if name in environ else 'not set'}")
+            advice = environ.advice(name) if isinstance(environ, Variables) else ""
+            node.wrong(f"the environment variable {name} is {'empty' if name in environ else 'not set'}{advice}")
             failed = True
     return None if failed else VARIABLE.sub(lambda match: environ[match[1]], text)
 
 
 _UNBRACED = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
+
+
+def expand_secret(node: Node, text: str, environ: Mapping[str, str]) -> str | None:
+    """Replace the variables in a password or the like, see `expand_variables` and `Variables.for_secrets`."""
+    if isinstance(environ, Variables):
+        environ = environ.for_secrets(VARIABLE.findall(text))
+    return expand_variables(node, text, environ)
 
 
 def expand_name(node: Node, text: str, environ: Mapping[str, str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -146,3 +147,22 @@ def test_backfill_gives_its_wishes_to_the_rules_without_platforms(alone: Path, m
     assert ended.exit_code == 0
     wishes = [Platform.parse(text) for text in ("linux/amd64", "linux/arm64/v8", "linux/s390x")]
     assert asked == [CopyOptions((Platform("linux", "386"),)), CopyOptions(tuple(wishes))]
+
+
+def test_explain_needs_no_password_and_other_commands_name_the_file_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    login = {"username": "u", "password": "${SOME_PASSWORD}"}
+    rules = {
+        "auth": {"h.example": login, "r.example": {"anonymous": True}},
+        "images": {"h.example/a/**": "r.example/a/{flat}"},
+    }
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+    (tmp_path / ".env").write_text("SOME_PASSWORD=\n")
+    told = CliRunner().invoke(app, ["explain", "h.example/a/b:1", "--config", "rules.json"])
+    assert told.exit_code == 0, told.output
+    assert "h.example/a/b:1 -> r.example/a/a-b:1" in told.output
+    refused = CliRunner().invoke(app, ["backfill", "--config", "rules.json"])
+    assert isinstance(refused.exception, ConfigError)
+    assert f"fill it in in {tmp_path}/.env" in str(refused.exception)

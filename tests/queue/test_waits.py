@@ -151,30 +151,6 @@ async def test_a_push_while_its_job_waits_is_served_by_the_one_attempt_after_it(
     assert (await queue.counts()).dead == 0
 
 
-async def test_copies_that_wait_for_a_login_are_of_the_class_credentials_and_the_newest_reason_counts(
-    queue: Queue,
-) -> None:
-    key, runs = "login:acr.example/me", 0
-
-    async def handler(_: Running) -> dict[str, Any]:
-        nonlocal runs
-        runs += 1
-        error = Silent(key, pause=0.05 if runs < 3 else 60.0)
-        error.do = f"refused {runs} times"
-        raise error
-
-    await queue.enqueue([Job("x.example/a:1", {"source": "h.example/a:1", "login": f"{key}/"})], Lane.EVENTS)
-    async with working(queue, handler, policy=RetryPolicy()):
-
-        async def renewed() -> bool:
-            _, *waits = await queue.ask("wait_list")
-            return any(why.endswith(b"refused 3 times") for _, _, why, *_ in waits)
-
-        await eventually(renewed)
-        (waiting,) = await queue.waiting()
-        assert (waiting.error_class, waiting.waits_for) == (ErrorClass.CREDENTIALS, key)
-
-
 async def test_thousands_that_wait_are_put_aside_without_being_started_and_cost_nothing_afterwards(
     queue: Queue,
 ) -> None:

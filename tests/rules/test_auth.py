@@ -10,10 +10,12 @@ import trustme
 from yarl import URL
 
 from replicator.aliyun import TemporaryLogins
-from replicator.errors import ConfigError
+from replicator.env_file import Variables
+from replicator.errors import ConfigError, Problem
 from replicator.reference import Repository
 from replicator.registry import Access
 from replicator.rules import Rules, parse
+from replicator.rules.node import Node, expand_variables
 from tests.rules.building import ACR, AUTH, HARBOR, problems_of, rules_of
 
 if TYPE_CHECKING:
@@ -296,3 +298,29 @@ def test_the_same_key_in_capitals_is_a_duplicate() -> None:
 def test_an_entry_that_no_rule_needs_is_a_warning() -> None:
     warning = rules_of(IMAGES, auth=AUTH | {"spare.example.com/x": {"anonymous": True}}).warnings[-1]
     assert str(warning) == 'auth["spare.example.com/x"]: no rule names this registry'
+
+
+def test_a_missing_variable_is_told_with_the_place_where_it_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, beside = tmp_path / "here", tmp_path / "rules"
+    here.mkdir()
+    beside.mkdir()
+    monkeypatch.chdir(here)
+
+    def told(**values: str) -> str:
+        environ = Variables(values)
+        environ.beside = beside
+        problems: list[Problem] = []
+        expand_variables(Node(None, "p", problems), "${SOME_PASSWORD}", environ)
+        return problems[0].message.removeprefix("the environment variable SOME_PASSWORD is ")
+
+    nowhere = f"not set; .env is read in the working directory, here {here}"
+    assert told() == nowhere
+    (beside / ".env").write_text("SOME_PASSWORD=x\n")
+    assert told() == f"{nowhere}; there is one in {beside}: run this there"
+    (here / ".env").write_text("SOME_PASSWORD=\n")
+    assert told() == f"not set, nor is it in {here}/.env"
+    assert told(SOME_PASSWORD="") == f"empty: fill it in in {here}/.env"
+    monkeypatch.setenv("SOME_PASSWORD", "")
+    assert told(SOME_PASSWORD="") == "empty in the environment, which goes before .env"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from replicator.errors import ErrorClass
+from replicator.errors import ErrorClass, ReplicatorError, Wait
 from replicator.queue import DeadLetters, Job, Lane, Queue, RedisLogins, RetryPolicy, Worker, list_waits
 from replicator.reference import Repository
 from replicator.registry import Access, Registries, Timing
@@ -184,3 +185,27 @@ async def test_what_died_of_a_login_hears_when_it_works_again(
         harbor.projects.database_away = False
         await repository.head_manifest("v1")
     assert told == [fingerprint(harbor.host, Access(*HARBOR_ROBOT))]
+
+
+async def test_copies_that_wait_for_a_login_are_of_the_class_credentials_and_the_newest_reason_counts(
+    queue: Queue,
+) -> None:
+    key, runs = "login:acr.example/me", 0
+
+    async def handler(_: Running) -> dict[str, Any]:
+        nonlocal runs
+        runs += 1
+        error = ReplicatorError("acr.example", "refused", f"refused {runs} times")
+        error.error_class, error.wait = ErrorClass.TRANSIENT, Wait(key, time.time(), 0.05 if runs < 3 else 60.0)
+        raise error
+
+    await queue.enqueue([Job("x.example/a:1", {"source": "h.example/a:1", "login": f"{key}/"})], Lane.EVENTS)
+    async with working(queue, handler, policy=RetryPolicy()):
+
+        async def renewed() -> bool:
+            _, *waits = await queue.ask("wait_list")
+            return any(why.endswith(b"refused 3 times") for _, _, why, *_ in waits)
+
+        await eventually(renewed)
+        (waiting,) = await queue.waiting()
+        assert (waiting.error_class, waiting.waits_for) == (ErrorClass.CREDENTIALS, key)
