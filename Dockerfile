@@ -23,9 +23,10 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels .
     && /opt/build/bin/pip --python /opt/replicator/bin/python install --no-index --no-deps wheels/*.whl
 
 FROM ${BASE_IMAGE}
-# A fixed id, so that files and volumes of the host can be given to it by number.
+# A fixed id, so that files and volumes of the host can be given to it by number. Any other user is in group 0, as
+# OpenShift wants it.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/replicator replicator \
-    && install --directory --owner=replicator --group=replicator --mode=0700 /var/lib/replicator
+    && install --directory --owner=replicator --group=root --mode=0770 /var/lib/replicator
 COPY --from=build /opt/replicator /opt/replicator
 ENV PATH=/opt/replicator/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

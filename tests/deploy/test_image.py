@@ -53,6 +53,8 @@ def test_the_image_runs_as_a_user_without_rights_that_kubernetes_can_tell_from_r
     assert texts("USER") == ["10001:10001"]
     (creates,) = [text for text in texts("RUN") if "useradd" in text]
     assert "--uid 10001 --user-group" in creates
+    # OpenShift gives a container any user, of group 0.
+    assert f"--group=root --mode=0770 {variables()['REPLICATOR_STATE_DIR']}" in creates
     words = [instruction.word for instruction in instructions()]
     assert words.index("USER") < words.index("VOLUME"), "the volume must belong to the user"
     assert texts("ENTRYPOINT") == ['["replicator"]']
