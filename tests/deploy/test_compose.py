@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 import yaml
 
-from tests.docs.pages import ROOT, blocks
+from tests.docs.pages import ROOT, Block, blocks
 from tests.running import replicator, running
 from tests.standins.distribution import distribution
 from tests.standins.images import fetch_raw, image, push
@@ -28,7 +28,7 @@ def test_the_registries_to_try_are_reached_from_this_machine_alone() -> None:
     published = [port for service in found["services"].values() for port in service["ports"]]
     assert all(port.startswith("127.0.0.1:") for port in published)
     # The steps name these ports, and no others.
-    steps = "\n".join(block.text for block in _steps())
+    steps = "\n".join(block.text for block in steps_to_try())
     assert set(re.findall(r"localhost:(\d+)", steps)) == {port.split(":")[1] for port in published}
 
 
@@ -62,7 +62,7 @@ async def test_the_steps_to_try_it_by_hand_copy_an_image(tmp_path_factory: pytes
     service = project("try.yaml")["services"]["replicator"]
     mounted = service["volumes"][0].split(":")[0]
     rules = (COMPOSE / mounted).read_text()
-    (call,) = [block.text for block in _steps() if "curl" in block.text]
+    (call,) = [block.text for block in steps_to_try() if "curl" in block.text]
     first, second = (image(seed, (500,)) for seed in (1, 2))
     async with distribution() as harbor, distribution() as acr:
         # The names within the project stand for where the registries are here.
@@ -83,7 +83,8 @@ async def test_the_steps_to_try_it_by_hand_copy_an_image(tmp_path_factory: pytes
         assert (await fetch_raw(acr, "team-mirror/hello", "2"))[0] == second.content
 
 
-def _steps() -> list[Any]:
+def steps_to_try() -> list[Block]:
+    """The commands of "Try it by hand"."""
     text = (ROOT / "docs" / "deployment.md").read_text()
     line = text[: text.index("\n## Next to Harbor")].count("\n")
     found = [block for block in blocks("sh") if block.page.name == "deployment.md" and block.line < line]
