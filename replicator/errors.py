@@ -65,6 +65,8 @@ class Wait:
     patience: float = 60.0
 
 
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
+"""What Python writes before the text of an error of the operating system."""
 _LONG_NAME = re.compile(r"(\bsha(?:256|512):[0-9a-f]{12}|/blobs/uploads/)[\w.=+/-]{20,}")
 MAX_PART = 600
 """Characters of each part of an `ErrorText`."""
@@ -98,7 +100,7 @@ class ErrorText:
         """Return the text of any exception."""
         if isinstance(error, ReplicatorError):
             return cls(error.what, error.why, error.do).bounded()
-        return cls(str(error) or type(error).__name__).bounded()
+        return cls(_ERRNO.sub("", str(error)) or type(error).__name__).bounded()
 
     @property
     def stored(self) -> str:

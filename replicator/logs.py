@@ -206,6 +206,8 @@ def _as_json(value: object) -> object:
     """Return what JSON has for a value that it does not know: a list for a set, and text for the rest."""
     if isinstance(value, set | frozenset):
         return sorted(value, key=str)
+    if isinstance(value, BaseException):
+        return str(ErrorText.of(value))
     if isinstance(value, Enum):
         return value.value
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)

@@ -170,6 +170,7 @@ def test_parts_are_of_one_printable_line_and_bounded() -> None:
     assert (text.what, len(text.why), text.do) == ("a [31m b", MAX_PART, "do")
     assert ErrorText.parse(text.stored) == text
     assert ErrorText.of(TimeoutError()).what == "TimeoutError"
+    assert ErrorText.of(FileNotFoundError(2, "No such file", "a")).what == "No such file: 'a'"
 
 
 def test_digests_and_names_of_uploads_are_shortened_for_people_only() -> None:
