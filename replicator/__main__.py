@@ -9,7 +9,7 @@ from replicator import __version__
 
 def main() -> None:
     """Run the command line; the program's entry point."""
-    # Without typer, whose import takes twice as long as the start of Python.
+    # Without typer: its import takes twice as long as the start of Python.
     if sys.argv[1:] in (["--version"], ["version"]) and _is_version_printed():
         return
     if os.getpid() == 1:

@@ -94,7 +94,7 @@ def say(text: str, out: Console | None = None, *, label: str = "", style: str = 
         indent: spaces before the line.
     """
     if out is None and sys.stdout is not None and not (sys.stdout.isatty() or any(map(os.environ.get, _COLOURS))):
-        # A line without colours does not need rich, whose import takes a tenth of a small command.
+        # A line without colours does not need rich: its import takes a tenth of a small command.
         print(" " * indent + " ".join(filter(None, (label, printable(text)))))  # noqa: T201 - what it is for
         return
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""The errors of this package, by what to do about them, and the exit codes of the program.
+"""The errors of this package, grouped by the right reaction to them, and the exit codes of the program.
 
     ReplicatorError                               base: what happened, why, and what to do                  permanent
     ├── ConfigError                               rules, settings or command line are invalid               permanent
@@ -50,7 +50,7 @@ def class_word(error_class: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The reason why failed work goes on later without the loss of an attempt.
+    """The reason why failed work continues later without the loss of an attempt.
 
     Attributes:
         key: what the work waits for, e.g. a host that does not answer; empty if only time has to pass.
@@ -76,8 +76,8 @@ MAX_PART = 600
 class ErrorText:
     """An error in words: at most three lines for a person, three fields for a program.
 
-    Whatever carries the text of an error (a record in Redis, a row of a report, a finding) has it as one string in the
-    form of `stored`. A text of one line, as older versions store it, is all ``what``.
+    Every place that carries the text of an error (a record in Redis, a row of a report, a finding) has one string in
+    the form of `stored`. A text of one line, as older versions store it, is all ``what``.
 
     Attributes:
         what: what happened and where.
@@ -143,7 +143,7 @@ def bounded_line(text: str, limit: int) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-AGAIN = "nothing: it is tried again"
+AGAIN = "nothing: it is retried automatically"
 """What to do where there is nothing to do but wait."""
 
 
@@ -270,7 +270,7 @@ class SentLogins:
             if plain == before:
                 break
             if any(form in plain or _begins_at(form, plain) is not None for form in self._possible(plain, least)):
-                return f"{_CUT} (it quotes the login, and is left out)"
+                return f"{_CUT} (it quotes the login, so it is left out)"
         return text
 
     def _possible(self, text: str, least: int) -> list[str]:

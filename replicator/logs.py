@@ -38,7 +38,7 @@ class _File(logging.handlers.WatchedFileHandler):
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to whatever ``sys.stderr`` is at that moment: a progress display replaces it while it is shown."""
+    """Writes to the present ``sys.stderr``: a progress display replaces it while it is shown."""
 
     @property
     def stream(self) -> TextIO:
@@ -54,7 +54,7 @@ class LogLimit:
 
     Args:
         logger: the logger's name.
-        event: what is logged.
+        event: the event to log.
     """
 
     def __init__(self, logger: str, event: str) -> None:
@@ -162,7 +162,7 @@ def _with_error_fields(_: object, __: str, event: MutableMapping[str, Any]) -> M
 
 
 def _without_repetition(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Leave out what a person would read twice, the joined text and ``why`` beside its list, and empty parts."""
+    """Leave out repetitions (the joined text, and ``why`` beside its list) and empty parts."""
     if "what" in event and ("error" in event or "reason" in event):
         # Beside an error, a reason is a word of its own, such as ``denied``.
         event.pop("error" if "error" in event else "reason")

@@ -239,7 +239,7 @@ def lenient(context: ssl.SSLContext) -> ssl.SSLContext:
     """Have a context take the certificates of a named authority that curl and Go take, and return it.
 
     From Python 3.13 on the default context checks the form strictly (RFC 5280). That refuses certificates made as
-    Harbor's documentation tells, and protects nobody who has named the authority. A certificate in the file is
+    Harbor's documentation tells, and adds no protection once the authority is given. A certificate in the file is
     trusted even where it is not self-signed, which older versions of Python refuse.
 
     Args:

@@ -172,7 +172,7 @@ def _parse_receiver(word: str) -> Receiver:
         raise ValueError(f"the address of a {form} robot contains ?{query}=…: copy the whole address")
     secret = url.fragment or None
     if secret is not None and not (secret.isascii() and secret.isprintable() and " " not in secret):
-        raise ValueError("the secret after # contains characters that no secret has")
+        raise ValueError("the secret after # contains characters that are not allowed in a secret")
     if secret is not None and url.user is not None:
         raise ValueError("use either a user name before the host or a secret after #, not both")
     if secret is not None and form in _WITHOUT_SECRET:

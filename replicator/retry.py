@@ -1,4 +1,4 @@
-"""How long work goes on: retries with back-off and ``Retry-After``, of steps and of jobs, and deadlines on standstill.
+"""Retries with back-off and ``Retry-After``, of steps and of jobs, and deadlines on standstill.
 
 There is no limit on the duration of a transfer that moves. `Standstill` is the deadline of one direction of one body.
 `ends_on_standstill` is that of a whole piece of work, such as a copy; its steps say `alive` when something moved, and
@@ -92,7 +92,7 @@ async def retrying(
 
 
 def _key_pause(error: Exception) -> float | None:
-    """Return the seconds until the next look at the key for which a failure waits; None if it waits for none."""
+    """Return the seconds until the next check of the key that a failure waits for; None if it waits for no key."""
     wait = error.wait if isinstance(error, ReplicatorError) else None
     return wait.pause if wait is not None and wait.key else None
 
@@ -184,7 +184,7 @@ def standstill_words(moving: str, seconds: float) -> tuple[str, str]:
     return f"stopped {moving} bytes: less than 64 KiB in {seconds:g} s", NEEDS_LONGER
 
 
-NEEDS_LONGER = "if it only needs longer, raise REPLICATOR_READ_TIMEOUT"
+NEEDS_LONGER = "if it is only slow, raise REPLICATOR_READ_TIMEOUT"
 """Advice about a registry that stood still, or did not begin to answer."""
 
 
@@ -370,7 +370,7 @@ class RetryPolicy:
         return min(pause, max(horizon - elapsed, first))
 
     def waits(self, elapsed: float, attempts: int, retries: int | None) -> bool:
-        """Tell whether a job goes on waiting without an attempt.
+        """Tell whether a job keeps waiting without an attempt.
 
         Args:
             elapsed: seconds that it has waited.

@@ -66,7 +66,7 @@ def parse_moment(text: str, now: datetime) -> datetime:
         return moment if moment.tzinfo is not None else moment.replace(tzinfo=now.tzinfo)
     except (ValueError, OverflowError):
         raise ValueError(
-            f"{text!r} is not a moment; write how long ago, e.g. 24h, or a date, e.g. 2026-01-31 or 2026-01-31T18:00"
+            f"{text!r} is not a time; write an age, e.g. 24h, or a date, e.g. 2026-01-31 or 2026-01-31T18:00"
         ) from None
 
 
@@ -188,7 +188,7 @@ def parse_schedule(text: str) -> Schedule | None:
     except CronSimError as error:
         raise ValueError(f"{str(error).lower()} in the cron expression; {_HINT}") from None
     if found is None:
-        raise ValueError(f"the cron expression matches no moment in the next fifty years; {_HINT}")
+        raise ValueError(f"the cron expression matches no time in the next fifty years; {_HINT}")
     return Cron(expression)
 
 

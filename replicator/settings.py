@@ -289,7 +289,7 @@ class Settings(BaseSettings):
 
     @property
     def receivers(self) -> tuple[Receiver, ...]:
-        """Who is told what goes wrong; nobody where nobody is named."""
+        """The receivers of notifications; empty if none is set."""
         return parse_receivers(text) if (text := _text(self.notify_url)) else ()
 
     @property
@@ -299,7 +299,7 @@ class Settings(BaseSettings):
 
     @property
     def token(self) -> str | None:
-        """What Harbor is to send; None where there is none."""
+        """The token that Harbor must send; None without one."""
         return _text(self.webhook_token) or None
 
     @property

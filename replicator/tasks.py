@@ -188,7 +188,7 @@ async def merge_streams(streams: Iterable[AsyncGenerator[T, None]], at_once: int
 
 
 class KeyedLock:
-    """Locks by key within one process; a key that nobody uses takes no memory."""
+    """Locks by key within one process; an unused key takes no memory."""
 
     def __init__(self) -> None:
         self._locks: dict[tuple[str, ...], _CountedLock] = {}
@@ -286,7 +286,7 @@ def _passes(error: BaseException) -> bool:
 
 
 class Shared(Generic[T]):
-    """Work that is done once for all who wait for it at the same time; it is cancelled when nobody does any more.
+    """Work that runs once for all concurrent callers; it is cancelled when the last of them has gone.
 
     Args:
         work: does it.
@@ -301,7 +301,7 @@ class Shared(Generic[T]):
         """Return the result of the work that is under way, or of a new one.
 
         Raises:
-            Exception: its failure, the same object for all who wait.
+            Exception: its failure, the same object for all callers.
         """
         if self._task is None:
             self._task, self._waiters = asyncio.create_task(self._work()), set()

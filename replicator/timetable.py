@@ -160,7 +160,7 @@ class HostTimetables:
         return self.hosts.get(full_host(host), self.general)
 
     def describe(self, moment: datetime) -> str:
-        """Say what holds at a moment; empty if there is never a limit."""
+        """Describe the limit at a moment; empty if there is never one."""
         parts = [] if self.general.is_unlimited else [self.general.describe(moment)]
         return "; ".join([*parts, *(f"{host}: {one.describe(moment)}" for host, one in sorted(self.hosts.items()))])
 
@@ -261,7 +261,7 @@ class _Parser:
                 )
             elif words[0].lower() == "else" or not any(":" in word for word in words):
                 if otherwise is not None:
-                    self._problem(f"{' '.join(words)!r}: there is a limit for all other times already; keep one")
+                    self._problem(f"{' '.join(words)!r}: there is already a limit for all other times; keep one")
                 otherwise = self._limit(words[1:] if words[0].lower() == "else" else words)
             else:
                 window = self._window(words, zone)

@@ -84,7 +84,7 @@ def test_a_bandwidth_is_in_bits_or_bytes(text: str, bytes_per_second: float | No
         ("Mon-Fri 5MB/s, else unlimited", "'Mon-Fri 5MB/s' has days without a time; write e.g. Mon-Fri 00:00-24:00"),
         ("Mon,Tue 08:00-20:00 5MB/s, else unlimited", "Mon Wed 08:00-20:00 40Mbit/s for single days"),
         ("08:00-09:00 ../Shanghai 5MB/s, else unlimited", "is not a time zone"),
-        ("5MB/s, else 6MB/s", "there is a limit for all other times already"),
+        ("5MB/s, else 6MB/s", "there is already a limit for all other times"),
         ("5MB/s; 6MB/s", "write HOST= before that of one"),
         ("a.example=5MB/s; A.example=6MB/s", "a.example has two limits"),
         ("https://a.example=5MB/s", "write its host as the rules do"),

@@ -3,7 +3,7 @@
 Hosts: ``registry[-vpc|-internal|-intl].<region>.aliyuncs.com`` (Personal), since 2024-09-09
 ``crpi-<id>[-vpc].<region>.personal.cr.aliyuncs.com``, and ``<name>-registry[-vpc].<region>.cr.aliyuncs.com``
 (Enterprise). An Enterprise instance can have a domain of its own as well; the ``service`` of the token challenge names
-the edition whatever the host is. So the edition may be known only after the first answer: `EDITIONS` remembers it.
+the edition for any host. So the edition may be known only after the first answer: `EDITIONS` remembers it.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class KnownEdition:
     """What is known of a registry of ACR.
 
     Attributes:
-        edition: None if it is ACR, and nothing has told the edition yet.
+        edition: None if it is ACR and its edition is not known yet.
         by: what tells it, e.g. ``its host name``.
     """
 
@@ -142,14 +142,14 @@ class KnownEdition:
 
     def __str__(self) -> str:
         named = f"ACR, {self.edition} Edition" if self.edition is not None else "ACR"
-        return f"{named}, as told by {self.by}"
+        return f"{named}, recognized by {self.by}"
 
 
 class Editions:
     """The editions of registries, told by a host's name or by the registry's token challenge.
 
     A challenge is the registry's own word, so it wins over the name. It costs no request of its own: each process gets
-    one with its first request to a registry. What is decided before that is decided by what other processes were told.
+    one with its first request to a registry. Decisions before that use the answers that other processes got.
     """
 
     def __init__(self) -> None:
@@ -291,8 +291,8 @@ def name_problem(repository: Repository) -> str | None:
 def name_doubt(repository: Repository) -> str | None:
     """Return why ACR may not hold a destination that has no `name_problem`; None if nothing speaks against it.
 
-    Its edition is not known and only one holds the name; or the name is shorter than documented, which nobody was seen
-    to be refused for.
+    Its edition is not known and only one holds the name; or the name is shorter than documented, and no
+    edition was seen to refuse such a name.
     """
     found = _refusals(repository)
     if not found or all(found):

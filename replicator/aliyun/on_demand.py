@@ -94,7 +94,7 @@ class TemporaryLogins:
         if cached is not None and time.monotonic() < cached.renew:
             return cached.login
         async with self._lock:
-            # Read again: whoever held the lock before may have renewed the login, or failed to.
+            # Read again: the previous holder of the lock may have renewed the login, or failed to.
             now = time.monotonic()
             cached = self._cached
             if cached is not None and now < cached.renew:
@@ -149,7 +149,7 @@ class TemporaryLogins:
             # Some refusals come with status 200.
             if code := answer.get("Code"):
                 raise AccountRefused(f"the OpenAPI says: {code}")
-            raise ServerFailed("the OpenAPI's answer holds no login")
+            raise ServerFailed("the OpenAPI's answer contains no login")
         if not isinstance(expires, int) or not 0 < expires < 10**15:
             missing = "the OpenAPI's answer does not say when the login expires"
             raise ServerFailed(missing)
@@ -177,12 +177,12 @@ class _Answer:
 class MissingRepositories:
     """Creates repositories, and namespaces where that is allowed; a `replicator.registry.credentials.Creator`.
 
-    Whatever exists is left unchanged.
+    Existing objects stay unchanged.
 
     Args:
         registry: the host the rules name.
         account: the account that creates them.
-        creates: what may be created, and how.
+        creates: the objects that may be created, with their settings.
         deadline: seconds for all attempts of one request.
         ttl: seconds for which the answer about one repository is cached.
     """
@@ -285,7 +285,7 @@ class MissingRepositories:
                 # Not visible yet: the next attempt of the copy finds it.
                 raise error.recast(ServerFailed, "; the namespace was created a moment ago") from error
             # In the Personal Edition, a namespace belongs to one account in the whole region.
-            raise error.again("; the namespace exists, so it may be another account's") from error
+            raise error.again("; the namespace exists and may belong to another account") from error
 
     async def _is_there(self, operation: Operation, region: str) -> bool:
         """Tell whether a repository exists that could not be created; not all codes that say so are known."""
@@ -365,7 +365,7 @@ class RepositoryTypes:
 
 
 def _is_public(answer: Mapping[str, Any], *names: str) -> bool | None:
-    """Tell what the first of some fields says that is there."""
+    """Return the value of the first of some fields that is present."""
     word = next((str(answer[name]).upper() for name in names if name in answer), "")
     return {"PUBLIC": True, "PRIVATE": False}.get(word)
 

@@ -63,7 +63,7 @@ class RateLimiter:
         wait = max(self._next - now, 0.0)
         if wait > self._max_wait:
             return wait
-        # Reserved before the wait, so that nobody who comes meanwhile gets the same slot.
+        # Reserved before the wait, so that no other caller gets the same slot meanwhile.
         self._next = now + wait + self._interval
         await asyncio.sleep(wait)
         return None
@@ -101,11 +101,11 @@ class OpenApi:
             raise AccountIncomplete(f"aliyun under auth needs: {INSTALL}").at(self._registry, action) from error
         except RegistryError:
             raise
-        except Exception as error:  # noqa: BLE001 - the libraries raise what they like, bare Exception among it
+        except Exception as error:  # noqa: BLE001 - the libraries raise any class, even a bare Exception
             # Not chained: the original holds the request with its signature.
             raise from_openapi(self._registry, action, error, secrets) from None
         if not isinstance(answer, dict):
-            raise ServerFailed("the OpenAPI's answer makes no sense").at(self._registry, action)
+            raise ServerFailed("the OpenAPI's answer is invalid").at(self._registry, action)
         # Some refusals come with status 200.
         if answer.get("IsSuccess") is False:
             raise refusal(self._registry, action, str(answer.get("Code") or ""), str(answer.get("Message") or ""))
@@ -142,7 +142,7 @@ class OpenApi:
 
         if getattr(darabonba.core, "os", None) not in (os, _NO_ENVIRONMENT):
             # It might take a proxy from the environment against NO_PROXY, and show it the account.
-            unknown = "this version of darabonba-core can't be kept from the proxies of the environment"
+            unknown = "this version of darabonba-core can't ignore the environment's proxy variables"
             raise AccountIncomplete(f"{unknown}; install one that fits: {INSTALL}").at(self._registry, operation.action)
         setattr(darabonba.core, "os", _NO_ENVIRONMENT)  # noqa: B010 - the library exports no such name
         scheme, separator, address = self._account.openapi_endpoint.partition("://")
@@ -242,7 +242,7 @@ def find_region_and_instance(registry: str, account: Account, service: str | Non
 
     Args:
         registry: the host the rules name.
-        account: what the rules say about it.
+        account: its part of the rules.
         service: the ``service`` of the registry's token challenge, if it sent one.
         action: the operation, for the error.
 

@@ -76,7 +76,7 @@ class Account:
         region: of the registry; empty to take it from its host or its challenge.
         instance_id: ``cri-…`` of an Enterprise instance; empty to take it from the challenge.
         openapi_endpoint: ``host[:port]`` or ``http(s)://host[:port]``; empty for ``cr.<region>.aliyuncs.com``.
-        creates: what may be created when a push needs it; None for nothing.
+        creates: the objects that a push may create; None for none.
         proxies: how the OpenAPI is reached.
     """
 

@@ -321,7 +321,7 @@ def _logs_json() -> bool:
 
 
 def _log_error(error: Exception) -> None:
-    """Log what ended this process: a line of text among JSON lines would stop what reads them."""
+    """Log the error that ended this process: a line of text among JSON lines would stop a program that reads them."""
     import structlog
 
     from replicator.logs import configure_logs

@@ -95,7 +95,7 @@ class BackfillRequest:
 
     Attributes:
         settings: the queue, timeouts and concurrency.
-        rules: what is copied where.
+        rules: the sources and their destinations.
         options: how the backfill works.
         narrowing: the part of the rules that is meant; None for all.
         dry_run: only list what would be copied.
@@ -341,7 +341,7 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
 
 
 def _limit(request: BackfillRequest, display: Display) -> ReplaceLimit | None:
-    """Return when a person is asked before images are replaced; None where nobody can be, as in a cron job."""
+    """Return from which number of replacements a person is asked; None if no person can be asked, as in a cron job."""
     most = request.settings.reconcile_replaces
     if most is None or request.yes or not (sys.stdin is not None and sys.stdin.isatty() and display.is_terminal):
         return None
@@ -385,7 +385,7 @@ async def _no_worker_warning(queue: Queue, report: Report) -> list[str]:
         workers = await queue.workers()
         if report.counts[RowOutcome.QUEUED] and not any(worker.serves(Lane.BACKFILL) for worker in workers):
             if any(not worker.stopping for worker in workers):
-                lacking, wanted = "no worker copies for the lane backfill", "a worker for this lane"
+                lacking, wanted = "no worker serves the lane backfill", "a worker for this lane"
             else:
                 lacking, wanted = "no worker runs", "replicator serve or worker"
             return [f"{lacking} on {queue.where}: nothing is copied until {wanted} runs"]

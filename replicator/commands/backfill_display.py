@@ -1,4 +1,4 @@
-"""What a person sees of a backfill: progress while it runs, the plan of a dry run, and the summary.
+"""Output of a backfill for people: progress while it runs, the plan of a dry run, and the summary.
 
 Progress is a bar on a terminal, and elsewhere a line now and then.
 """
@@ -102,7 +102,7 @@ class Display:
         """Show the progress as long as the context lasts.
 
         Args:
-            report: what the run has done so far.
+            report: the results of the run so far.
             queue: where its copies run; None for a dry run.
         """
         progress = ProgressView(report)
@@ -118,7 +118,7 @@ class Display:
         while True:
             async with self._drawing:
                 with Live(console=self._console, transient=True, auto_refresh=False) as live:
-                    # Whoever waits for the lock has a question.
+                    # The task that waits for the lock has a question to ask.
                     while not self._asking:
                         progress.update(time.monotonic(), await _running(queue))
                         live.update(progress, refresh=True)

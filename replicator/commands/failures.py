@@ -205,8 +205,8 @@ async def retry_failures(
         references: their destinations; None for all, or for those of ``cause``.
         cause: the id of the cause whose dead letters are meant.
         as_json: print ``queued``, ``lost`` and ``unknown`` as one JSON object.
-        out: the console for what was queued.
-        err: the console for what could not be queued.
+        out: the console for queued copies.
+        err: the console for copies that could not be queued.
 
     Returns:
         The exit code: `OK`, or `FAILED` if a reference is no dead letter or can't be queued, or there is no such cause.
@@ -255,8 +255,8 @@ async def drop_failures(
         references: their destinations; None for all, or for those of ``cause``.
         cause: the id of the cause whose dead letters are meant.
         as_json: print ``dropped``, ``pending`` and ``unknown`` as one JSON object.
-        out: the console for what was deleted.
-        err: the console for what was not found.
+        out: the console for deleted dead letters.
+        err: the console for dead letters that were not found.
 
     Returns:
         The exit code: `OK`, or `FAILED` if a reference is no dead letter, or there is no such cause.
@@ -291,7 +291,7 @@ async def _lost(queue: Queue, among: Sequence[str] | None, done: Container[str])
     """Return the dead letters whose content is lost, among those that are named, or of all but those that are done."""
     if among is not None:
         return [letter.id for _, letter in await DeadLetters(queue).marks(among) if letter.payload is None]
-    # What is left besides may be new failures.
+    # The rest may be new failures.
     pages = read_letters(queue)
     return [each.id async for letters in pages for each in letters if each.payload is None and each.id not in done]
 

@@ -1,4 +1,4 @@
-"""``replicator history``: what ended and was done lately."""
+"""``replicator history``: recent copies, reconciles and actions of people."""
 
 from typing import Annotated, Any
 

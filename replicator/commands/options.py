@@ -1,4 +1,4 @@
-"""Options that several commands share, and what every command does with them before its own work.
+"""Options that several commands share, and the work that every command does with them first.
 
 A command lists its options as parameters, since typer makes the help from them: hence the long signatures of commands.
 It does not pass them on one by one. Typer keeps their values in the context, and `settings_of` and `rules_of` take

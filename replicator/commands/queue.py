@@ -330,7 +330,7 @@ def _needed(context: typer.Context, every_one: bool) -> tuple[Selection, ...]:
 
 
 async def move_to_redis(settings: Settings, *, as_json: bool = False, out: Console, err: Console) -> int:
-    """Move what the state directory holds to the Redis of the settings.
+    """Move the content of the state directory to the Redis of the settings.
 
     Args:
         settings: both places.

@@ -125,7 +125,7 @@ def approve_reconcile(
 
 
 async def approve_replacements(settings: Settings, *, as_json: bool = False, out: Console, err: Console) -> int:
-    """Approve what the last reconcile wants to replace, once.
+    """Approve the replacements of the last reconcile, once.
 
     Returns:
         The exit code: `OK`, or `FAILED` if none waits for an approval.
@@ -196,7 +196,7 @@ def draw_status(status: Status, causes: Causes | None = None) -> RenderableType:
 
 
 def _warnings(status: Status, causes: Causes) -> list[Text]:
-    """Draw what needs a person as lines."""
+    """Draw the problems that need a person, as lines."""
     lines = []
     if dead := status.counts.dead:
         letters = "dead letter" if dead == 1 else "dead letters"
@@ -269,7 +269,7 @@ def _head(status: Status) -> Text:
     for lane, number in status.waiting_at_registries.items():
         head.append(f", {number} request{' waits' if number == 1 else 's wait'} at registries ({lane})")
     if status.unserved:
-        head.append(f", but none copies for the lane {' or '.join(status.unserved)}", style="yellow")
+        head.append(f", but none serves the lane {' or '.join(status.unserved)}", style="yellow")
     return head
 
 
@@ -367,7 +367,7 @@ def _last_reconcile(last: ReconcileResult, ended: str) -> Text:
 
 
 def _shortfall(state: ReconcileState) -> list[Text]:
-    """Name what the last reconcile could not compare, and what waits for an approval."""
+    """Say how much the last reconcile could not compare, and how much waits for an approval."""
     if state.last is None:
         return []
     found = state.last.findings

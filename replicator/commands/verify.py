@@ -60,10 +60,10 @@ class VerifyRequest:
 
     Attributes:
         settings: timeouts, and the queue whose memory is used if there is one.
-        rules: what is compared.
+        rules: the images to compare.
         narrowing: the part of the rules that is meant.
         deep: ask for every manifest and blob at the destinations.
-        extra: look for tags that no rule or no source tag names.
+        extra: look for tags without a rule or a source tag.
         attestation: takes all rows; None to sign nothing.
         extras: a list of the tags that are extra; None to write none.
         as_json: print the result as JSON.
@@ -196,7 +196,7 @@ def check_file(file: Path, key: Path, *, as_json: bool = False) -> int:
 
 @dataclass(slots=True)
 class _Findings:
-    """What is told at the end.
+    """The results that are printed at the end.
 
     Attributes:
         kept: the first rows that are not as the rules want them.
@@ -276,7 +276,7 @@ async def _look_closer(
         async for row in rows:
             take(row)
     if request.extra and report.counts[RowOutcome.NOT_LISTED]:
-        # What a source has that could not be listed would be taken for extra, and deleted by a person who believes it.
+        # Tags of a source that could not be listed would count as extra, and a person might delete them.
         report.warnings.append("extra tags were not searched, because a source could not be listed")
     elif request.extra:
         async with contextlib.aclosing(closer.extras(listing.destinations)) as rows:

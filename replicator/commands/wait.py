@@ -1,4 +1,4 @@
-"""``replicator wait``: until the destinations name what the source names now, for pipelines."""
+"""``replicator wait``: wait until the destinations have the source's current image, for pipelines."""
 
 import asyncio
 import contextlib
@@ -265,7 +265,7 @@ def _refused(image: Image) -> list[ImageAtDestination]:
 
 
 def _progress(awaited: Awaited) -> str:
-    """Say what an image waits for."""
+    """Describe the wait of an image."""
     if awaited.trouble is not None:
         return f"no answer yet: {awaited.trouble}"
     assert awaited.image is not None  # noqa: S101 - it has an answer or trouble

@@ -53,7 +53,7 @@ class BlobCopier:
     """Copies blobs; all copies of a process share its ledger and its locks.
 
     Args:
-        ledger: what registries are known to have.
+        ledger: the blobs that registries are known to have.
         locks: locks shared with other processes.
         survey: finds repositories to mount from; None to use those alone that this process and the others copied to.
 
@@ -314,7 +314,7 @@ class _ImageUpload:
 
     @contextlib.asynccontextmanager
     async def _stream(self, blob: Descriptor) -> AsyncIterator[_Sending]:
-        """Hold a stream for a body, and lend it to others while the body stands still, e.g. as its source is silent."""
+        """Hold a stream for a body, and lend it to others while the body stalls, e.g. because its source is silent."""
         loop = asyncio.get_running_loop()
         sending = _Sending()
         lent = 0

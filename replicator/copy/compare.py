@@ -29,9 +29,9 @@ class Comparison:
     Attributes:
         result: up to date or skipped; None when the image has to be copied.
         announced: the digest of the source's tag.
-        digest: what the destination's tag should name; None when the image is skipped or was not read.
+        digest: the digest that the destination's tag should have; None if the image is skipped or was not read.
         note: what is left out, or why the image is skipped.
-        selection: what is selected of the image; None where the image was not read.
+        selection: the selected parts of the image; None if the image was not read.
         present: what the destination's tag named where the image has to be copied or is skipped; None for a missing
             tag, or one that was not asked for.
         lacks_signatures: whether the image is there and signatures of it may not be.
@@ -49,7 +49,7 @@ class Comparison:
 
     @property
     def replaced(self) -> str | None:
-        """What a copy would replace: another image under the destination's tag; None where the tag is missing."""
+        """The image that a copy would replace: another one under the destination's tag; None if the tag is missing."""
         return self.present if self.result is None and self.present != self.digest else None
 
     @property
@@ -63,7 +63,7 @@ class Comparison:
 
     @property
     def held(self) -> str | None:
-        """The former image that the destination's tag goes on naming, as this one is skipped; None without one."""
+        """The old image that stays under the destination's tag, because this one is skipped; None without one."""
         return self.present if self.result is Result.SKIPPED and self.present != self.announced else None
 
 
@@ -83,7 +83,7 @@ async def compare(
         cache: known selections; new ones are added.
         announced: the digest that an event gave for the source's tag. If the destination holds that image, the source
             is not asked.
-        force: copy the image in any case. The destination is asked all the same, to tell what is replaced.
+        force: always copy the image. The destination is still asked, to report the replaced image.
         absent: the destination has no such tag, as was seen a moment ago: it is not asked where ``announced`` is given.
         read: read the image even where the destination holds nothing; if not, the selection may stay unknown.
 
@@ -211,7 +211,7 @@ async def compare_read(
 ) -> Comparison:
     """Compare an image that was read with the image that the destination's tag names.
 
-    Where nobody knows whether the destination refuses the kinds of some children, and its tag names the image without
+    If it is not known whether the destination refuses the kinds of some children, and its tag names the image without
     them, it evidently refused them when that was written; with ``force`` it is asked again.
 
     Raises:
@@ -240,7 +240,7 @@ async def _compare_known(
     """Compare without reading the image ``digest``; None where it has to be read or copied.
 
     Args:
-        present: what the destination names.
+        present: the digest at the destination.
         digest: the image.
         context: the copy this belongs to.
         cache: known selections.

@@ -68,7 +68,7 @@ class Outcome:
             not in `to_json`.
         former: the digest that the destination's tag named before the copy; empty if there was no such tag, None if
             the destination was not asked. It is not in `to_json` either.
-        still_holds: the digest that the destination's tag goes on naming, although the source's tag was skipped or is
+        still_holds: the digest that the destination's tag still has, although the source's tag was skipped or is
             gone; None if there is no such tag.
         refused: the kind of an artifact that was skipped because the destination refuses it (`artifact_kind`); else
             empty.
@@ -115,13 +115,13 @@ class Outcome:
         """Return the same outcome of a tag that was left alone, with a warning if the destination has such a tag.
 
         Args:
-            digest: what the destination's tag names; None for no such tag.
+            digest: the digest of the destination's tag; None if there is no such tag.
         """
         return replace(self, still_holds=digest, warnings=(*self.warnings, *held_warning(digest)))
 
 
 def held_warning(digest: str | None) -> tuple[str, ...]:
-    """Return the warning that a destination's tag goes on naming a former image; nothing if there is no such tag."""
+    """Return the warning that a destination's tag still points to an old image; nothing if there is no such tag."""
     return (f"the destination still holds {digest}",) if digest is not None else ()
 
 
@@ -220,19 +220,19 @@ def place_of(repository: Repository) -> Namespace:
     return repository.registry, namespace if slash else ""
 
 
-# Not frozen: nobody changes one, there is one for each tag, and a frozen one costs three times as much to make.
+# Not frozen, although no code changes one: there is one for each tag, and a frozen one costs three times as much.
 @dataclass(slots=True)
 class CopyContext:
-    """What every step of one copy needs.
+    """The shared state of all steps of one copy.
 
     Attributes:
         source: the image, by tag or by digest.
         destination: the tag or digest that is written.
         origin: the repository of ``source``.
         target: the repository of ``destination``.
-        options: what is copied of the image.
+        options: the parts of the image to copy.
         reader: reads manifests from ``origin``, each once.
-        on_bytes: hears of every chunk of a blob that is read, and of every blob that will be sent.
+        on_bytes: called with every chunk of a blob that is read, and every blob that will be sent.
         tally: counts for the outcome.
         started: when the copy started, by `time.monotonic`.
         kinds: the kinds of manifests that destinations refuse and take.
@@ -349,7 +349,7 @@ class SourceReader:
             try:
                 manifest = await self._origin.get_child(child, index)
             except NotFound as error:
-                lost = f"the index {index} names the child {child.digest}, which the source does not have"
+                lost = f"the index {index} lists the child {child.digest}, which the source does not have"
                 raise NotFound(f"{lost}{embedded(child)[1]}", PUSH_AGAIN, status=error.status, codes=error.codes).at(
                     error.registry, error.request
                 ) from error

@@ -93,9 +93,9 @@ class Copier:
         Signatures are not compared; see `holds`.
 
         Args:
-            source: what would be copied.
+            source: the image that would be copied.
             destination: where to.
-            options: what would be copied of the image.
+            options: the parts of the image that would be copied.
             announced: the digest of the source's tag, from a list that was just read. It is trusted: the source is
                 only asked where the selection of that image is unknown. `copy` asks it again.
             kind: the kind of that artifact, as far as the list tells it; see `CopyOptions.unwanted_in_list`.
@@ -138,7 +138,7 @@ class Copier:
             destination: the repository that needs it.
             blob: the blob.
             worth: bytes of its image that would be sent otherwise, without small blobs.
-            allowance: what the searches for all blobs of the image may cost.
+            allowance: the maximum cost of the searches for all blobs of the image.
 
         Returns:
             The name of the repository that has it, which may be another one that it can be mounted from; None to send
@@ -183,9 +183,9 @@ class Copier:
         specification, "Pushing Manifests").
 
         Args:
-            source: what to copy; a digest wins over a tag.
+            source: the image to copy; a digest wins over a tag.
             destination: where to, by tag or by digest.
-            options: what is copied of the image.
+            options: the parts of the image to copy.
             announced: the digest of the source's tag, from the latest event. If the destination already holds that
                 image, the source is not asked.
             accessories: what a list of the source has shown of signatures; they count if they are of the image that is
@@ -203,7 +203,7 @@ class Copier:
             confirm: awaited right before each attempt to write the tag, which then takes at most `Timing.tag`
                 seconds. An exception from it ends the copy, and nothing more is written.
             answered: called when such an attempt is over; not if no answer came, as it may be carried out late then.
-            progress: hears of every chunk of a blob that is read, and of every blob that will be sent.
+            progress: called with every chunk of a blob that is read, and every blob that will be sent.
 
         Returns:
             The outcome: copied, up to date, or skipped.
@@ -373,7 +373,7 @@ class Copier:
             options: whether only signatures and attestations are copied, as far as the destination takes them.
             announced: the digest that a list has shown of the source's tag.
             force: remembered refusals of the destination do not count.
-            progress: hears of every chunk of a blob that is read, and of every blob that will be sent.
+            progress: called with every chunk of a blob that is read, and every blob that will be sent.
 
         Returns:
             The outcome; skipped, with the reason, when the image is missing or the registry refuses the referrer.
@@ -393,7 +393,7 @@ class Copier:
         return await self._left_alone(outcome, destination)
 
     async def _left_alone(self, outcome: Outcome, destination: Reference) -> Outcome:
-        """Ask what the destination's tag goes on naming, of an image that was skipped."""
+        """Ask which image the destination's tag still has, for an image that was skipped."""
         if destination.tag is None:
             return outcome
         head = await self.registries.destination(destination.repository).head_destination(destination.tag)

@@ -1,4 +1,4 @@
-"""Record of what registries have and refuse, how far their repositories were read for that, and the locks on blobs.
+"""Record of the blobs that registries have, the kinds they refuse, and searches for blobs; and the locks on blobs.
 
 All of it only saves work: without it a blob is looked up, or sent, a second time.
 """
@@ -165,7 +165,7 @@ class RefusedKinds:
 
     @asynccontextmanager
     async def question(self, host: str, namespace: str, kind: str) -> AsyncIterator[None]:
-        """Ask a destination alone in this process: who waits meanwhile finds the answer here."""
+        """Ask a destination once per process: concurrent callers wait, and find the answer here."""
         async with self._questions.hold(_kind_name(host, namespace, kind)):
             yield
 
@@ -260,7 +260,7 @@ class BlobLocks(Protocol):
 
 
 class NoBlobLocks:
-    """The `BlobLocks` of a single process: it has nobody to wait for."""
+    """The `BlobLocks` of a single process: there is no other process to wait for."""
 
     present = False
     mount_sources: tuple[str, ...] = ()

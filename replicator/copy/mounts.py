@@ -40,8 +40,8 @@ class ImageMounts:
 
     Args:
         context: the copy this belongs to.
-        ledger: what registries are known to have.
-        locks: hears of blobs that a registry turned out to lack.
+        ledger: the blobs that registries are known to have.
+        locks: informed of blobs that a registry turned out to lack.
         survey: finds repositories to mount from; None to use those that the ledger knows.
         distrust: mount nothing.
     """

@@ -39,11 +39,11 @@ class Overwrite(StrEnum):
     """What a copy may replace: a tag at the destination that names another image."""
 
     ALWAYS = "always"
-    """Whatever is there."""
+    """Every existing tag."""
     OURS = "ours"
-    """Only what this installation wrote; what is not known to be its own is left alone."""
+    """Only tags that this installation is known to have written; others stay."""
     NEVER = "never"
-    """Nothing: only missing tags are filled."""
+    """No existing tag: only missing tags are copied."""
 
     def allows(self, present: str | None, own: Container[str] = ()) -> bool:
         """Tell whether a tag that names ``present`` may be written.
@@ -59,8 +59,8 @@ class Overwrite(StrEnum):
         return max(self, other, key=list(Overwrite).index)
 
     def kept(self, destination: Reference, present: str) -> str:
-        """Say in a note that a tag is left alone, and what it names."""
-        return f"left alone: {destination} holds {present}, overwrite: {self}"
+        """Return the note that a tag is not replaced, with its digest."""
+        return f"not replaced: {destination} holds {present}, overwrite: {self}"
 
 
 class Public(StrEnum):
@@ -76,7 +76,7 @@ class Public(StrEnum):
 
 
 class OnProgress(Protocol):
-    """Hears how far a copy is. It returns at once and raises nothing."""
+    """Is called with the progress of a copy. It returns at once and raises nothing."""
 
     def __call__(self, read: int, found: int = 0, /) -> None:
         """Note blob bytes that were read, and the size of blobs that were found missing and will be sent."""
@@ -92,8 +92,8 @@ _PRECEDENCE = (Attestations.STRIP, Attestations.STRIP_REFUSED, Attestations.KEEP
 _MORE_SIGNATURES = (False, None, True)
 _SIGNATURES_IN_WORDS = {True: "with signatures", False: "without signatures"}
 _PUBLIC_IN_WORDS = {
-    Public.ALLOW: "a private image may go where anyone may pull it",
-    Public.REFUSE: "a private image is not copied to where anyone may pull it",
+    Public.ALLOW: "a private image may become public",
+    Public.REFUSE: "a private image is not copied to a public destination",
 }
 _IN_WORDS = {
     Attestations.STRIP: "attestations are left out",
@@ -104,16 +104,16 @@ _IN_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class CopyOptions:
-    """What is copied of an image.
+    """The parts of an image to copy.
 
     Attributes:
         platforms: patterns of the platforms to copy, sorted and unique; empty for all, which ``*/*`` means too.
         attestations: the treatment of BuildKit's attestations.
         signatures: True to copy everything that refers to the image; None to copy those signatures and attestations
             that a list of the source has shown (`Accessories`), as far as the destination takes them; False for none.
-        public: whether a private image may go where anyone may pull it; None for a warning. It is no part of what is
+        public: whether a private image may become public; None for a warning. It is no part of what is
             copied, so copies that differ in it alone are equal.
-        refused: what becomes of a kind of artifact, such as charts, that the destination itself refuses.
+        refused: the treatment of a kind of artifact, such as charts, that the destination refuses.
         types: the kinds of artifacts that are copied, as names or media types, sorted and unique; empty for every kind.
     """
 
@@ -136,7 +136,7 @@ class CopyOptions:
         parts += [_IN_WORDS[self.attestations]] if self.attestations in _IN_WORDS else []
         parts += [_SIGNATURES_IN_WORDS[self.signatures]] if self.signatures is not None else []
         parts += [_PUBLIC_IN_WORDS[self.public]] if self.public is not None else []
-        parts += ["what the destination refuses is a failure"] if self.refused == "fail" else []
+        parts += ["a refusal by the destination is a failure"] if self.refused == "fail" else []
         return "; ".join(parts) or "everything, byte for byte"
 
     @property
@@ -173,7 +173,7 @@ class CopyOptions:
         return self.unwanted(kind)
 
     def merged_with(self, other: CopyOptions) -> CopyOptions:
-        """Return the options of one copy that two rules ask for: whatever either of them wants.
+        """Return the options of one copy that two rules request: everything that either of them wants.
 
         Platforms are united, and so are types; for attestations the first of `Attestations.FAIL`, ``KEEP``,
         ``STRIP_REFUSED`` and ``STRIP`` wins; for public destinations the stricter one; a refusal is a failure if one of

@@ -325,7 +325,7 @@ class Pusher:
         try:
             await self._copy_manifest(child, index, depth, lenient=lenient)
         except KindRefused as refusal:
-            # Of a nested index, what becomes of the child that is refused was decided one level below.
+            # In a nested index, the treatment of the refused child was decided one level below.
             if refusal.manifest.digest == child.digest:
                 if not lenient:
                     if refusal.error is not None:
@@ -358,7 +358,7 @@ class Pusher:
 
 
 def _without_subject(manifest: Manifest) -> Manifest:
-    """Return a manifest of the same kind and parts that refers to nothing, and has another digest in any case."""
+    """Return a manifest of the same kind and parts without a subject, and always with another digest."""
     document = json.loads(manifest.content)
     document.pop("subject", None)
     content = json.dumps(document).encode() + b"\n\n"
@@ -368,6 +368,6 @@ def _without_subject(manifest: Manifest) -> Manifest:
 def _foreign_refused(layer: Descriptor, error: RegistryError) -> UnsupportedManifest:
     """Return the error for an image whose foreign layer the destination wants to have, or refuses the URLs of."""
     refused = error.recast(UnsupportedManifest)
-    refused.why = f"an image with the foreign layer {layer.digest} (of Windows) is not taken: {error.why}"
-    refused.do = "leave such images out with platforms: [linux/*], or have the registry allow foreign layers"
+    refused.why = f"the foreign layer {layer.digest} (Windows) is refused: {error.why}"
+    refused.do = "exclude such images with platforms: [linux/*], or allow foreign layers at the registry"
     return refused

@@ -50,12 +50,12 @@ class Selection:
     """The content that the destination will hold.
 
     Attributes:
-        manifest: what its tag will name; None when the options select nothing of the image.
+        manifest: the manifest that its tag will point to; None if the options select nothing of the image.
         rewritten: the nested indexes that exist in no registry yet, by digest.
-        note: what was left out, in words; empty when nothing was.
+        note: the parts that were left out, in words; empty if there are none.
         otherwise: the selection if the destination refused the kinds of which that is not known; None if all are known.
         refused: where nothing is left to copy because the destination refuses its kind, a manifest of that kind.
-        unknown: of an ``otherwise``, manifests that it leaves out although nobody knows about their kinds; not all.
+        unknown: of an ``otherwise``, manifests that it leaves out although no refusal of their kinds is known; not all.
         until: when the first of the refusals for which it leaves something out is forgotten, in seconds since 1970.
     """
 
@@ -103,7 +103,7 @@ def unwanted(root: Manifest, options: CopyOptions) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _SelectedIndex:
-    """What is selected of an index.
+    """The selected parts of an index.
 
     Attributes:
         index: the index with the selected children: the original if that is all of them, None if it is none.
@@ -119,7 +119,7 @@ class _Selector:
 
     Args:
         context: the copy this belongs to.
-        unknown: whether a child is kept of which nobody knows whether the destination refuses its kind.
+        unknown: whether it keeps a child although it is unknown whether the destination refuses its kind.
 
     Attributes:
         unknown: such children, one for each kind; the first `_MAX_UNKNOWN` kinds.
@@ -151,7 +151,7 @@ class _Selector:
             platform = await self._reader.platform(root)
             if self._matches(platform):
                 return Selection(root)
-            return Selection(None, note=f"it is for {platform or 'no platform that it names'}, not for {wanted}")
+            return Selection(None, note=f"its platform is {platform or 'not given'}, not {wanted}")
         selected = (await self._select_index(root, 0)).index
         if selected is None:
             if self._last_refused is not None and not self._left_out:

@@ -165,7 +165,8 @@ class SignatureCopier:
         else:
             if signed:
                 (self._tally.note if self._auto else self._tally.warn)(
-                    f"the signatures of {announced} are not copied: they are not valid for the rewritten index {digest}"
+                    f"the signatures of {announced} are not copied, because they are not valid for the "
+                    f"rewritten index {digest}"
                 )
 
     async def _copy_referrers_of(self, digest: str, listed: Accessories | None) -> None:

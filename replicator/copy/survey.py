@@ -1,10 +1,10 @@
 """Search for blobs in other repositories of a destination's registry, so that only blobs that it lacks are sent.
 
-A registry mounts a blob from any repository that has it, but has to be told which one. A manifest tells: the blobs it
-names are in its repository. So before a large blob is sent, manifests of other repositories there are read, until one
-names the blob, or the search has cost as much as it may. Each repository is read once a week, and when a comparison has
-seen an image there that this process does not know; its blobs are kept in the ledger, and shared with other
-processes through `BlobLocks`. A registry that never mounts is not searched.
+A registry mounts a blob from any repository that has it, but the request must name that repository. A
+manifest shows it: the blobs that it lists are in its repository. So before a large blob is sent, manifests of other
+repositories there are read, until one lists the blob, or the search has reached its limit. Each repository is read once
+a week, and when a comparison has seen an image there that this process does not know; its blobs are kept in the ledger,
+and shared with other processes through `BlobLocks`. A registry that never mounts is not searched.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _BYTES_A_SECOND = 1024 * 1024
 """Bytes to send that justify a second of waiting for a search."""
 LEAST_SECONDS, MOST_SECONDS = 5.0, 30.0
 ALL_MANIFESTS = 512
-"""Manifests read of one registry, but one of each repository in any case."""
+"""Manifests read of one registry, but always at least one of each repository."""
 _MOST_CHILDREN = 8
 """Images read of one index."""
 _MOST_SEEN = 4
@@ -138,11 +138,11 @@ class Survey:
             target: the repository that lacks the blob.
             digest: the blob.
             size: bytes of the image that would be sent otherwise.
-            allowance: what the searches for all blobs of the image may cost.
+            allowance: the maximum cost of the searches for all blobs of the image.
         """
         registry, name = target.repository.registry, target.repository.name
         within = min(max(size / _BYTES_A_SECOND, LEAST_SECONDS), MOST_SECONDS)
-        # A search stands still for no longer than ``within``, which may be for another copy's.
+        # A search waits no longer than ``within``, e.g. for the search of another copy.
         with contextlib.suppress(TimeoutError), waiting():
             async with asyncio.timeout(within):
                 while True:
@@ -194,7 +194,7 @@ class Survey:
 
     async def _ask(self, registry: str) -> None:
         """Learn which repositories there may be, from time to time."""
-        # Whoever comes while they are listed waits for them too.
+        # Callers that come while they are listed wait for them too.
         async with self._at_work.hold(registry):
             if self._neighbours is None or not self._must_ask(registry):
                 return

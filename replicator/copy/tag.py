@@ -103,5 +103,5 @@ async def is_in_place(context: CopyContext, manifest: Manifest, identifier: str,
         return False
     immutable = error.recast(TagImmutable)
     immutable.why = f"the tag is immutable, holds {head.digest} ({error.why})"
-    immutable.do = "to replace it, delete it there; or write overwrite: never in the rule, to leave it alone"
+    immutable.do = "to replace it, delete it there; to keep it, write overwrite: never in the rule"
     raise immutable from error

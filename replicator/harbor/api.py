@@ -68,8 +68,8 @@ def narrow_login(username: str | None) -> str:
     if robot is None:
         return ""
     return (
-        f"{username} is a robot account of the project {robot['project']}, so of all other projects it sees only "
-        "public ones: for the rest take a system robot that covers them"
+        f"{username} is a robot account of the project {robot['project']}, so it sees only the public ones "
+        "of all other projects: use a system robot account that covers them"
     )
 
 
@@ -322,7 +322,7 @@ class HarborApi:
             path: below ``/api/v2.0``, percent-encoded.
             expect: the statuses of a good answer.
             body: sent as JSON; None for no body.
-            max_body: bytes of the answer that are read at the most.
+            max_body: maximum of bytes of the answer that are read.
 
         Raises:
             RegistryError: any other answer, or none.
@@ -363,7 +363,7 @@ def advised(error: ReplicatorError, project: str, user: str = "") -> str:
     """Return the text of an error that ended the work on a project's policies, with what to do, as it is stored.
 
     Args:
-        error: what went wrong.
+        error: the error.
         project: empty if the projects could not be listed.
         user: the name of ``--user``; empty for the logins of the rules.
     """

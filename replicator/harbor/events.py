@@ -1,9 +1,9 @@
 """Harbor's webhook events: a parser of their payloads, without HTTP or queue, and a sample to send.
 
 Formats: "Default" (``{"type", "occur_at", "operator", "event_data"}``) and, since Harbor 2.8, "CloudEvents"
-(CloudEvents 1.0, structured mode). They are told apart by their content, whatever the Content-Type says.
+(CloudEvents 1.0, structured mode). The content tells them apart; the Content-Type is ignored.
 
-The type of the sample is not one of Harbor's, so it causes no copy whatever the rules are. It is random, and the
+The type of the sample is not one of Harbor's, so it never causes a copy. It is random, and the
 webhook's answer repeats it, which proves that a replicator read the sample.
 """
 
@@ -90,7 +90,7 @@ class Event:
     Attributes:
         type: as the Default format names it, e.g. ``PUSH_ARTIFACT``.
         pushes: empty for any other type.
-        scanned: what was scanned; empty for any other type, or if that can't be read.
+        scanned: the scanned artifacts; empty for any other type, or if they can't be read.
         id: the same in all attempts to deliver the event; None in the Default format.
         occurred: when it happened; None if the event does not say.
         project: the id of the project at its Harbor; None in the Default format, which does not say.

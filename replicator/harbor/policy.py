@@ -342,7 +342,7 @@ class WebhookApi:
         return reply.status != 412
 
     async def deliveries(self, policy: Policy, count: int = 5) -> list[Delivery] | None:
-        """List the last deliveries of a policy, the newest first and 10 at the most.
+        """List the last deliveries of a policy, at most 10, the newest first.
 
         Returns:
             The deliveries; None from a Harbor before 2.8, which has no list of them.

@@ -172,7 +172,7 @@ class Policies:
             target = PolicyTarget(address, f"Bearer {token}" if token else "", form, skip)
             note = ""
             if len(ours) > 1:
-                note = f"{', '.join(each.title for each in ours[1:])} sends here too, and is left unchanged"
+                note = f"{', '.join(each.title for each in ours[1:])} also sends here, and stays unchanged"
             if not ours:
                 await api.create(new_policy(target))
                 return Change.CREATED, note
@@ -201,7 +201,7 @@ class Policies:
             await self._system(api, registry)
             ours = [each for each in await api.policies() if each.is_ours(url)]
             for policy in ours:
-                # A policy that can't be changed may be deleted all the same.
+                # A policy that can't be changed may still be deletable.
                 with contextlib.suppress(Refused):
                     await api.update(replace(policy, enabled=False))
             if remaining := [policy for policy in ours if not await api.delete(policy)]:
@@ -256,7 +256,7 @@ class Policies:
                 continue
             try:
                 breaker.check(registry)
-                # Any repository of the project stands for it: the rules may have a login of its own for a project.
+                # Any repository represents the project: the rules may have a separate login for a project.
                 transport = self._registries.transport(Repository(registry, f"{project}/x"))
                 change, note = await step(WebhookApi(registry, project, transport), registry)
             except ReplicatorError as error:
@@ -292,8 +292,8 @@ async def _delete_later(
                 del kept[place]
     for place, (_, policies) in kept.items():
         failed[place] = (
-            f"{', '.join(policy.title for policy in policies)} remains, but is disabled and sends nothing; Harbor "
-            f"deletes it after its last delivery, and some had not ended after {patience:g} s: run this again later"
+            f"{', '.join(policy.title for policy in policies)} is disabled and sends nothing, but still exists: "
+            f"deliveries had not ended after {patience:g} s, and Harbor deletes it after the last; run this again later"
         )
     return failed
 
@@ -352,7 +352,7 @@ class Registrar:
         Raises:
             ConfigError: the token is gone; nothing is changed.
         """
-        # Without this check Harbor would be told to send no token, and every delivery would be refused.
+        # Without this check Harbor would get a policy without a token, and every delivery would be refused.
         if problems := _missing_token(settings):
             raise ConfigError("settings", problems)
         self._rules = rules

@@ -1,4 +1,4 @@
-"""An attempt at a job, as values: how it starts, how it ends, and what an observer hears of it."""
+"""An attempt at a job, as values: its start, its end, and the report to an observer."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Attempt:
 
 
 class AttemptObserver(LeaseObserver, Protocol):
-    """Hears of attempts as they end, and of lost leases. It returns at once and raises nothing."""
+    """Is called when an attempt ends or a lease is lost. It returns at once and raises nothing."""
 
     def attempt_ended(self, attempt: Attempt) -> None:
         """Note an attempt that ended. One that was handed back, or whose lease was lost, is not reported."""
@@ -176,7 +176,7 @@ def _last_failure(waiting: bytes | None) -> LastFailure | None:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an attempt ended: what the ``finish`` script takes, and what is reported of it.
+    """The end of an attempt: the arguments of the ``finish`` script, and the report to observers.
 
     Attributes:
         how: the attempt went well, failed with a retry to come, waits for a key, failed for good, is handed back, or
@@ -217,7 +217,7 @@ class Ending:
         return "" if self.failure is None else self.failure.message
 
     def report(self, job: StartedJob, lane: Lane, ended: str, seconds: float) -> Attempt | None:
-        """Return what an observer hears; None of an attempt that was handed back or cancelled, or of a job that waits.
+        """Return the report for an observer; None if the attempt was handed back or cancelled, or the job waits.
 
         Args:
             job: what was attempted.
@@ -227,7 +227,7 @@ class Ending:
         """
         if self.how in ("release", "wait", "cancel", "foreign") or ended == "cancel":
             return None
-        # A job that failed for good is queued again all the same when it was enqueued meanwhile.
+        # A job that failed for good is still queued again if it was enqueued meanwhile.
         failed = AttemptEnd.DEAD if ended == "dead" else AttemptEnd.RETRIED
         end = AttemptEnd.DONE if self.how == "done" else failed
         error_class = None if self.failure is None else self.failure.error_class

@@ -96,7 +96,7 @@ class BestEffortRedis:
             return None
         try:
             return await self._queue.run_script(script, *arguments)
-        except Exception as error:  # noqa: BLE001 - a copy must not fail for it, whatever it is
+        except Exception as error:  # noqa: BLE001 - no error here may make a copy fail
             self._warn(str(error) or type(error).__name__)
             return None
 
@@ -264,7 +264,7 @@ async def _hear(subscription: PubSub, hear: Callable[[str | None], None]) -> Non
     while True:
         message = await subscription.get_message(timeout=_PROBE_SECONDS)
         if message is None:
-            # A connection that a firewall has dropped looks idle for ever.
+            # A connection that a firewall has dropped looks idle without end.
             if probed:
                 return
             await subscription.ping()
@@ -278,7 +278,7 @@ async def _hear(subscription: PubSub, hear: Callable[[str | None], None]) -> Non
 
 
 class PushNews:
-    """What processes tell each other about the pushes that each moves, so that bulk of the others gives way.
+    """News between processes about their pushes in transfer, so that bulk transfers of the others give way.
 
     A message is a JSON object: ``process``, its sender's id, and ``hosts``: by host, the bytes that went since the
     last one, and whether pushes are under way. None is kept: one that gets lost costs a moment.
@@ -295,7 +295,7 @@ class PushNews:
         self._process = uuid4().hex
 
     async def tell(self, pushes: Callable[[], Awaitable[Mapping[str, tuple[int, bool]]]]) -> None:
-        """Tell what ``pushes`` returns, until cancelled; an empty answer is not told.
+        """Publish the result of ``pushes`` until cancelled; an empty result is not published.
 
         Args:
             pushes: waits until there is something to tell, and so paces the messages.

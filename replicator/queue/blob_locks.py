@@ -35,7 +35,7 @@ _HEAR_SECONDS = 1.0
 
 @dataclass(slots=True, eq=False)
 class RedisBlobLock:
-    """A lock on one item, and what other processes know of the item.
+    """A lock on one item, and the notes of other processes about the item.
 
     Attributes:
         item: its name in Redis.
@@ -127,7 +127,7 @@ class RedisBlobLocks:
     async def share(self, registry: str, repository: str, digests: Sequence[str]) -> None:
         """Tell the other processes of blobs that a manifest in a repository names. It raises nothing.
 
-        They are told to mount from there, and never that a blob is there for sure.
+        The notes suggest a repository to mount from; they never promise that the blob is there.
         """
         for start in range(0, len(digests), BATCH):
             items = [_item(registry, digest) for digest in digests[start : start + BATCH]]
@@ -181,7 +181,7 @@ class RedisBlobLocks:
     async def _renew(self, lock: RedisBlobLock, on_urgent: Callable[[], None]) -> None:
         """Renew the lock until cancelled, or until it is lost: the copy then goes on, and may be done twice."""
         while lock.token:
-            # As often as it takes to hear soon of a push that waits.
+            # Often enough to notice a waiting push soon.
             await asyncio.sleep(min(self._lease / 3, _HEAR_SECONDS))
             state = await self._redis.ask("lock_renew", lock.item, lock.token, int(self._lease * 1000))
             if state == 0:

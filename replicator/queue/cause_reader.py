@@ -41,7 +41,7 @@ async def read_letters(queue: Queue, *, size: int = BATCH, mark: int = 0) -> Asy
 
 
 class _Walk:
-    """A way through the dead letters, which can be gone on with later."""
+    """A walk through the dead letters that can be continued later."""
 
     def __init__(self, queue: Queue, mark: int = 0) -> None:
         self._queue = queue
@@ -89,7 +89,7 @@ class CauseReader:
         clock = asyncio.get_running_loop().time
         began = clock()
         ended = await self._go_on(began + budget)
-        # A dead letter that was made anew is read anew too, so the numbers agree only if each counts once.
+        # A dead letter that was written again is read again too, so the numbers agree only if each counts once.
         if ended and self._causes.total != self._walk.total and clock() >= self._again_at:
             self._causes, self._walk = Causes(), _Walk(self._queue)
             ended = await self._go_on(began + budget)

@@ -27,7 +27,7 @@ EXAMPLES = 5
 GROUPS = (100, 120, 140)
 """Causes up to which a new one is kept apart by its message, by its namespace, by its host; then by its class alone."""
 VARIOUS = "various reasons"
-"""What a cause says that stands for those beyond the bounds."""
+"""The text of the cause that collects all those beyond the bounds."""
 _ID_LENGTH = 10
 _STANDS_FOR = "…"
 
@@ -215,7 +215,7 @@ class _Names:
         def place(repository: tuple[str, str]) -> tuple[bool, int]:
             host, name = repository
             at = words.find(host)
-            # Two repositories of one host are told apart by their names.
+            # Two repositories of one host differ by their names.
             return name not in words, at if at >= 0 else len(words)
 
         # Of two that are named alike, min() takes the destination.
@@ -225,7 +225,7 @@ class _Names:
         return host, namespace if slash else ""
 
     def without(self, text: str) -> str:
-        """Take out of a text whatever names a single image, request or moment."""
+        """Remove from a text every name of a single image, request or moment."""
         for host, name in self._repositories:
             if name and name in text:
                 namespace, slash, _ = name.partition("/")
@@ -242,7 +242,7 @@ _INSIDE = frozenset("_-.")
 
 
 def _replaced(text: str, name: str, other: str) -> str:
-    """Replace a name where it stands alone: between quotes, slashes, colons and the like if it might be a plain word.
+    """Replace a name that is a word by itself: between quotes, slashes or colons if it might be a plain word.
 
     Without a pattern, as to compile one for each name takes most of the time.
     """

@@ -1,4 +1,4 @@
-"""The client of the queue: enqueue jobs, hear how they ended, look at the queue.
+"""The client of the queue: enqueue jobs, receive their results, read the queue.
 
 Each step on the queue is atomic: a Lua script, see `replicator.queue.scripts`.
 """
@@ -86,7 +86,7 @@ class Queue:
         self._connections = asyncio.Semaphore(_CONNECTIONS)
         self._renewed = False
         self.fault: Callable[[], str] = lambda: ""
-        """Says why Redis can't take or give work, where this process knows better than its answer; empty otherwise."""
+        """Says why Redis can't accept or hand out work, if this process knows more than Redis answers; else empty."""
         self._begin()
 
     def _begin(self) -> None:
@@ -102,7 +102,7 @@ class Queue:
     ) -> Self:
         """Make a client for the Redis at ``url`` (forms: :mod:`replicator.queue.connection`).
 
-        A Redis that is away is no error here: every operation says that it is missing, and goes on when it is back.
+        A Redis that is away is not fatal: every operation reports it, and works again when Redis is back.
 
         Raises:
             ConfigError: the URL or the prefix is wrong, or the prefix does not suit a Redis Cluster.
@@ -208,7 +208,7 @@ class Queue:
 
         Args:
             digests: by id.
-            parts: by id, what must be a part of the payload besides, unless the job waits for a retry.
+            parts: by id, a text that the payload must contain too, unless the job waits for a retry.
 
         Raises:
             QueueUnavailable: Redis does not answer.
@@ -323,7 +323,7 @@ class Queue:
         """Run a script within the deadline, repeatedly if Redis is away meanwhile.
 
         Raises:
-            QueueUnavailable: Redis is away or refuses; it may have run all the same.
+            QueueUnavailable: Redis is away or refuses; the step may still have run.
             ConfigError: it is a Redis Cluster over whose slots the prefix spreads the keys.
         """
         return await self._within_deadline(self._repeat(name, *arguments))
@@ -359,7 +359,7 @@ class Queue:
     async def _inspect(self) -> None:
         trouble = await self._scripts.inspect()
         if trouble:
-            # A process that runs already is to go on when the URL is put right.
+            # A running process must continue when the URL is corrected.
             raise ResponseError(trouble) if self._renewed else ConfigError(self.where, [Problem("", trouble)])
         self._inspected = True
 
@@ -397,4 +397,4 @@ class Queue:
         why = str(error) or type(error).__name__
         if isinstance(error, TimeoutError) and not str(error):
             why = f"no answer within {self._deadline:g} s"
-        return QueueUnavailable(f"{self.where} can't take or give work", why, advice(error))
+        return QueueUnavailable(f"{self.where} can't accept or hand out work", why, advice(error))

@@ -39,7 +39,7 @@ _MOST_ASKED = 32
 
 @dataclass(frozen=True, slots=True)
 class KnownConfig:
-    """What Redis has noted of a configuration.
+    """The notes in Redis about a configuration.
 
     Attributes:
         first: the number of starts and reloads of all processes when it was seen first.
@@ -159,7 +159,7 @@ class InForce:
             return
         turn, *others = reply
         if self.turn is None:
-            # What was read before may name the former configuration as that of this process.
+            # An earlier reading may contain the previous configuration of this process.
             self._read_at = float("-inf")
         self.turn = int(turn)
         for name, alike in zip(others[::2], others[1::2], strict=True):
@@ -173,11 +173,11 @@ class InForce:
                     redis=self._queue.where,
                     prefix=self._queue.prefix,
                     rules=other[:12],
-                    do="give each installation its own REPLICATOR_REDIS_PREFIX, unless both are meant to be one",
+                    do="give each installation its own REPLICATOR_REDIS_PREFIX, unless both belong together",
                 )
 
     async def place(self, digest: str, asked: Collection[str]) -> Place:
-        """Find the processes that a job is left to which this configuration does not name.
+        """Find the processes that a job is left to because this configuration does not contain it.
 
         Args:
             digest: of the configuration that queued it; empty for an older version.
@@ -286,8 +286,8 @@ class ProcessInfo:
     def problem_text(self) -> ErrorText:
         """Its problem in three parts."""
         since = f" since {self.since}" if self.since is not None else ""
-        what = f"{self.command} on {self.host}:{self.pid} does not use its files as they are{since}"
-        text = ErrorText(what, self.problem or "", "correct the files: they are taken over when they change")
+        what = f"{self.command} on {self.host}:{self.pid} does not use the current files{since}"
+        text = ErrorText(what, self.problem or "", "correct the files: changes are loaded automatically")
         return text.bounded()
 
     def problem_json(self) -> dict[str, Any]:
@@ -342,7 +342,7 @@ class Differing:
 
     @property
     def sentence(self) -> str:
-        """What it means for a person."""
+        """The sentence for a person."""
         return (
             f"processes on this queue have had different rules for {age(self.seconds)} ({', '.join(self.sides[:3])}): "
             "restart those with the old rules, or give each installation its own REPLICATOR_REDIS_PREFIX"

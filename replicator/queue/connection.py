@@ -97,7 +97,7 @@ def closed_is_away() -> Iterator[None]:
 
 
 class _Parser(_AsyncHiredisParser):
-    """redis-py's own parser. Its look for data that nobody asked for takes a third of the time of a short command."""
+    """redis-py's own parser. Its check for unrequested data takes a third of the time of a short command."""
 
     async def can_read_destructive(self) -> bool:
         reader: Any = self._reader
@@ -148,7 +148,7 @@ class QueueClient(ArqRedis):
 
 @dataclass(slots=True)
 class RedisHandle:
-    """A client, and what must be closed with it.
+    """A client, and the resources to close with it.
 
     Attributes:
         redis: the client.

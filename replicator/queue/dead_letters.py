@@ -255,7 +255,7 @@ class CauseWatch:
     def over(self, destination: str, source: str, *, right: bool = True) -> None:
         """Note that a destination is right, or else that nothing is to be copied there; `end` ends its dead letter.
 
-        That of another source stays: it may tell of a collision.
+        The dead letter of another source stays: it may report a collision.
         """
         if self._sources.get(destination) not in ("", None, source):
             return
@@ -269,7 +269,7 @@ class CauseWatch:
                 self._unseen.pop(f"{repository}:{tag}", None)
 
     async def end(self) -> None:
-        """End the dead letters of what was noted."""
+        """End the dead letters of the noted destinations."""
         over, self._over = self._over, {}
         if self._letters is not None:
             with _unless_away():

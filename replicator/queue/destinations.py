@@ -59,7 +59,7 @@ class PendingJobs:
 
 @dataclass(frozen=True, slots=True)
 class KnownDestination:
-    """What is known of a destination.
+    """The facts about a destination.
 
     Attributes:
         job: its pending job; None without one.

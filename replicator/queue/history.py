@@ -1,4 +1,4 @@
-"""A bounded history of what ended lately and of what people did, kept in the queue's Redis for a person to look at.
+"""A bounded history of recent copies, reconciles and actions of people, kept in the queue's Redis for people to read.
 
 The step that ends a job writes its entry (``finish``), so an entry costs no request of its own, and a result that
 Redis did not take has none. Each lane has a list of its own, so that a large backfill does not push the events out.
@@ -66,13 +66,13 @@ class Description:
         result: how it ended, in a word or two.
         source: where it copied from.
         rule: the rule that asked for it.
-        note: the reason for the result, where that does not say it.
+        note: the reason for the result, if the result does not say it.
         bytes: how much was sent.
         arrived: whether the tag is in place now, so that the time it took is the wait of its sender.
         replaced: what the destination held before, where that was something else; empty otherwise.
         digest: of the image at the destination now; empty if it is not known.
         parts: how many manifests and blobs it took, by kind.
-        kept: whether the history keeps it; if not, only receivers of events are told.
+        kept: whether the history keeps it; if not, only receivers of events get it.
     """
 
     result: str
@@ -200,13 +200,13 @@ async def read_ended(
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a person did, on the status page or with a command.
+    """An action of a person, on the status page or with a command.
 
     Attributes:
         at: when, by Redis's clock (UTC).
         action: a verb, such as ``retry`` or ``pause``.
         what: what it was done to.
-        by: who did it, see `system_user`; on the status page the name with which the browser logged in.
+        by: the person who did it, see `system_user`; on the status page the name with which the browser logged in.
     """
 
     at: Moment
@@ -266,7 +266,7 @@ async def note_action(queue: Queue | None, *, action: str, what: str, by: str) -
         queue: where the history is; None only to log it.
         action: a verb, such as ``retry`` or ``pause``.
         what: what it was done to, see `named`.
-        by: who did it.
+        by: the person who did it.
     """
     entry = Action(EPOCH, _cut(action), _cut(what), _cut(by))
     log.info("operator action", action=entry.action, what=entry.what, by=entry.by)
@@ -281,7 +281,7 @@ async def note_action(queue: Queue | None, *, action: str, what: str, by: str) -
 async def logging_actions(queue: Queue) -> AsyncIterator[None]:
     """Log the actions of commands, each in one process, for as long as the context lasts.
 
-    The log of a command goes where its own output does, which nobody collects.
+    The log of a command goes to its own output, and no system collects that.
     """
 
     async def log_them() -> None:
@@ -309,7 +309,7 @@ def named(names: Collection[str]) -> str:
 
 
 def system_user() -> str:
-    """Return who runs this process: ``user@host``, and who became that user by sudo."""
+    """Return the user of this process: ``user@host``, and the user before sudo."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name; before Python 3.13 that is a KeyError

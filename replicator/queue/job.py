@@ -1,6 +1,6 @@
 """Jobs and their outcomes as values, the state of the queue at one moment, the errors of the queue, and retry policies.
 
-A job is stored as arq stores it (``arq.jobs.serialize_job``), but in JSON: with arq's default, pickle, whoever can
+A job is stored as arq stores it (``arq.jobs.serialize_job``), but in JSON: with arq's default, pickle, everyone who can
 write to Redis could run code here.
 
 QueueError              the queue can't do what was asked; also the base of all below
@@ -97,7 +97,7 @@ class Finished:
     shared: bool = False
 
     def encode(self) -> bytes:
-        """Return the record as JSON. That the job was cancelled is told by the script which ends it then."""
+        """Return the record as JSON. The script that ends the job reports that it was cancelled."""
         return encode(self, without={"shared", "cancelled"})
 
 
@@ -217,7 +217,7 @@ def name_key(key: str) -> str:
 
 
 class QueueError(ReplicatorError):
-    """The queue can't take or give work."""
+    """The queue can't accept or hand out work."""
 
     error_class = ErrorClass.TRANSIENT
 

@@ -2,7 +2,7 @@
 
 From arq come the form of jobs, the names of keys, the register of functions, the context that a function is given and
 the tables of what runs (``tasks``, ``job_tasks``, ``job_counter``). Three of its methods are replaced, each because of
-what arq's own does to a job that must not get lost; all that differs from arq stands in this module.
+arq's own version could lose a job; every difference from arq is in this module.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Unreadable(QueueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerContext:
-    """What the lanes of one worker process have in common.
+    """The parts that the lanes of one worker process share.
 
     Attributes:
         worker: the process's id.
@@ -75,7 +75,7 @@ class WorkerContext:
         waits: the keys that do not answer.
         describe: says what the history keeps of a job that ended; None to keep nothing.
         answered: says which keys answered to an attempt that went well; None if that is not known.
-        observer: hears of attempts that end.
+        observer: called with attempts that end.
         configuration: returns the digest of the one that the handler has in force; empty without one.
     """
 
@@ -126,7 +126,7 @@ class LaneWorker(arq.worker.Worker):
         self._stopping = False
 
     async def main(self) -> None:
-        """Start jobs until :meth:`stop_picking`; jobs that run then go on.
+        """Start jobs until :meth:`stop_picking`; running jobs continue.
 
         arq's own looks twice a second, so that an event waits half of that on average, and a fault of Redis ends the
         process. This one is woken by an announcement, by the end of a job and when the next job is due:
@@ -243,7 +243,7 @@ class LaneWorker(arq.worker.Worker):
             log.error("job not finished", id=job.id, exc_info=error)
 
     def _lent(self) -> int:
-        """Return how many slots are lent: those of jobs that need a key which does not answer hold up nobody else."""
+        """Return the number of lent slots: jobs that need a key without an answer must not delay other jobs."""
         keys = self._context.waits.keys
         if not keys:
             return 0
@@ -301,7 +301,7 @@ class LaneWorker(arq.worker.Worker):
         if stored.function not in self.functions:
             raise Unreadable(f"the stored job asks for the function {stored.function!r}, which is unknown here")
         if job.record.lapses > _LAPSES_ALLOWED:
-            raise WorkerDied(f"its worker died or lost Redis {job.record.lapses} times in a row while running it")
+            raise WorkerDied(f"its worker died or lost Redis {job.record.lapses} times in a row during this copy")
         return stored
 
     def _call(

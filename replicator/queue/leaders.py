@@ -30,7 +30,7 @@ _WEBHOOKS_KEPT = 10 * 60 * 1000
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """Something that a process can't do, and goes on without.
+    """Something that a process can't do, and works without.
 
     Attributes:
         host: its machine's name.
@@ -48,7 +48,7 @@ class Leadership:
 
     Attributes:
         now: the time of Redis, in milliseconds since 1970.
-        told: what `Notices.keep` last stored, from whichever process; empty without it.
+        told: the last state stored by `Notices.keep`, by any process; empty without one.
         complaints: of all processes that are alive.
     """
 
@@ -114,7 +114,7 @@ class Notices:
             Whether it is stored; if not, the leadership was lost, and nothing more may be sent.
 
         Raises:
-            QueueUnavailable: Redis is away or takes nothing; it may be stored all the same.
+            QueueUnavailable: Redis is away or refuses; it may still be stored.
         """
         return bool(await self._queue.ask("notices_keep", self._token, told))
 
@@ -181,7 +181,7 @@ async def approve(queue: Queue, result: ReconcileResult, by: str) -> bool:
     Args:
         queue: of the installation.
         result: what the last run found, as the person saw it.
-        by: who approves it, for the history.
+        by: the person who approves it, for the history.
 
     Returns:
         Whether it is approved; if not, another run has ended since, and may want to replace others.
@@ -202,7 +202,7 @@ class RequestedReconcile:
     """A reconcile that somebody asked for.
 
     Attributes:
-        is_new: whether nobody had asked for it already.
+        is_new: whether no earlier request is waiting.
         running: the run under way, after whose end it begins; None if it begins within seconds.
     """
 
@@ -211,13 +211,13 @@ class RequestedReconcile:
 
 
 async def request_reconcile(queue: Queue, by: str) -> RequestedReconcile:
-    """Ask for a reconcile that begins after this moment, whatever the schedule says; to ask again changes nothing.
+    """Request a reconcile that begins after this moment, independent of the schedule; a second request changes nothing.
 
     A ``serve`` or ``worker`` process begins it within seconds; without one it waits for the next.
 
     Args:
         queue: of the installation.
-        by: who asks for it, for the history.
+        by: the person who requests it, for the history.
 
     Raises:
         QueueUnavailable: Redis is away or takes nothing.

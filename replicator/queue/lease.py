@@ -101,7 +101,7 @@ class Lease:
 
 
 class LeaseObserver(Protocol):
-    """Hears of leases that are lost. It returns at once and raises nothing."""
+    """Is called when leases are lost. It returns at once and raises nothing."""
 
     def lease_lost(self) -> None:
         """Note that another worker took a job over while it ran here."""
@@ -114,7 +114,7 @@ class LeaseKeeper:
         queue: where the leases are.
         seconds: how long a lease lasts when it is not renewed.
         health: learns whether Redis answers.
-        observer: hears of leases that are lost.
+        observer: called with leases that are lost.
         compare_again: seconds after the limit of a write to which no answer came until its destination is compared
             again.
     """
@@ -149,7 +149,7 @@ class LeaseKeeper:
             self._any_held.clear()
 
     async def run(self) -> None:
-        """Renew the leases until cancelled. An outage of Redis is waited out, and the copies go on meanwhile."""
+        """Renew the leases until cancelled. Copies continue during an outage of Redis."""
         tick = min(_REPORT_SECONDS, self.seconds / 6)
         while True:
             await self._any_held.wait()
@@ -189,7 +189,7 @@ class LeaseKeeper:
                 self._health.failed(error)
                 await asyncio.sleep(_CONFIRM_PAUSE)
         if lease.lost:
-            raise LeaseLost(f"{lease.id} is another worker's by now; this copy writes nothing more")
+            raise LeaseLost(f"{lease.id} has been taken over by another worker; this copy writes nothing more")
         if lease.ends:
             raise LeaseLost(f"{lease.id} was {'paused' if lease.ends == 'pause' else 'cancelled'}; it is not written")
         lease.unanswered += 1
@@ -348,7 +348,7 @@ class Running:
         return self._lease.record.lag(time.monotonic() - self._began)
 
     def own(self, record: TagRecord) -> None:
-        """Have the next `confirm` remember what is about to be written, and for which source."""
+        """Let the next `confirm` store the digest that is about to be written, and its source."""
         self._lease.owned = record.text
 
     async def confirm(self) -> None:
@@ -384,7 +384,7 @@ class Running:
 
     @property
     def observed(self) -> Observed | None:
-        """What the destination had been observed to hold before `confirm`, also where that was void; None for nothing.
+        """The digest observed at the destination before `confirm`, even if that observation was void; None without one.
 
         It is None too where `confirm` has not been called.
         """

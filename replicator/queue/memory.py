@@ -6,7 +6,7 @@ generations (``memory.lua``) but for the logins.
 
 - **Selections** (`RedisSelectionStore`): what a selection leaves of an image. The value of a key never changes.
 - **Surveys** (`RedisSurveyStore`): which repositories of a destination's registry were read for blobs to mount from
-  them. What was found is in the blob locks. Whatever is wrong here costs a few requests, or an upload.
+  them. The found blobs are in the blob locks. A wrong entry here costs a few requests, or an upload.
 - **Refused kinds** (`RedisRefusedStore`): the kinds that a namespace of a destination refused or took, the artifacts
   that were skipped for that, and when. For a week no artifact of a refused kind is sent there, and it is not asked
   again. The editions of ACR that token challenges have shown are here too.
@@ -89,7 +89,7 @@ class RedisSurveyStore(RedisSelectionStore):
 
 
 class RedisRefusedStore(RedisSelectionStore):
-    """The kinds of manifests that destinations refuse, and what was skipped for that, in the same form: since when."""
+    """The kinds of manifests that destinations refuse, and the artifacts skipped for that; both with the time."""
 
     def __init__(self, queue: Queue, *, deadline: float = 1.0, items: int = 20_000) -> None:
         super().__init__(queue, deadline=deadline, items=items, name=_REFUSED)

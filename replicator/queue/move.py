@@ -68,9 +68,9 @@ class LeftBehind:
 
     @property
     def sentence(self) -> str:
-        """Say what lies there, and what to do."""
+        """Say how much is left there, and what to do."""
         if self.work is None:
-            return f"{self.directory} has the data of an embedded queue, which can't be counted: {self.problem}"
+            return f"{self.directory} contains the data of an embedded queue, which can't be counted: {self.problem}"
         is_one = self.work in (Left(1, 0), Left(0, 1))
         lies, them = ("lies", "it") if is_one else ("lie", "them")
         return f"{self.work} {lies} in {self.directory}, outside this queue: move {them} with replicator queue move"
@@ -135,7 +135,7 @@ async def move_state(
         state_dir: the directory.
         target: of the same prefix, but for its braces; it may be in use.
         program: the server of the directory.
-        progress: told what has been moved so far, after each batch.
+        progress: called after each batch with the number of items moved so far.
 
     Raises:
         QueueError: another process uses the directory, or one of the two queues does not answer. What was moved is in
@@ -164,7 +164,7 @@ async def move_queue(
     Args:
         source: nothing else may use it.
         target: may be in use.
-        progress: told what has been moved so far, after each batch.
+        progress: called after each batch with the number of items moved so far.
         batch: number of jobs in one step.
 
     Raises:

@@ -6,13 +6,13 @@ waits for Redis beyond a deadline: while Redis is away, slow or refuses, nothing
 three generations (``memory.lua``). A record of the same kind says which source owns a destination's tag and what was
 written there (`TagRecord`); the step that lets a tag be written writes it (``confirm``), so it can't be lost.
 
-What an observation can't do: hide a changed source, because it is compared with what the source's list says now, and a
+An observation can't hide a changed source, because it is compared with the source's current list, and a
 changed image is another image; nor one that was changed back, because the observation of the first image was voided
 before the image in between was written. What it can do: hide a change that others made at the destination within the
 trusted time, by hand or by another installation. So a backfill asks again for one tag of each repository, and where an
 observation proves wrong, earlier ones of the whole repository are not trusted any more (`Observations.distrust`).
 
-What keeps it true:
+Rules that keep it true:
 
 - A job writes its tag only after Redis has confirmed its lease, and the step that confirms it also voids what was
   observed of the destination before (``confirm``). A copy that dies between the write and its observation leaves
@@ -110,7 +110,7 @@ _LONGEST_TRUST = 30 * 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a destination was observed to hold, and since when, in ms by Redis's clock.
+    """The digest observed at a destination, and the time in ms by Redis's clock.
 
     Attributes:
         wanted: what it held, see ``replicator.copy.selection_key``.
@@ -208,7 +208,7 @@ class Observations:
 
         Args:
             expected: destinations, each with what is wanted there.
-            within: seconds that count as lately; 30 days at the most.
+            within: seconds that count as lately; at most 30 days.
 
         Returns:
             An answer for each; False for all of them when Redis does not answer.
@@ -308,7 +308,7 @@ async def watch_for_older_state(queue: Queue, mark: Mark | None = None) -> Async
         if older:
             log.warning(
                 "queue put back to an older state",
-                reason="queue.mark is missing or a copy" if marked is None else "it knows fewer enqueues",
+                reason="queue.mark is missing or a copy" if marked is None else "it contains fewer enqueues",
                 known=max(known, marked or 0),
                 next="a reconcile compares everything, if one is scheduled",
             )
@@ -337,7 +337,7 @@ CLOCK_SHOWN_SECONDS = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class ClockSetBack:
-    """A step of Redis's clock into the past. What lay ahead in the queue was brought forward by as much.
+    """A step of Redis's clock into the past. Times ahead in the queue were moved forward by the same amount.
 
     Attributes:
         at: when it was noticed, by the clock as it is since then (UTC).
@@ -364,4 +364,4 @@ class ClockSetBack:
     def sentence(self) -> str:
         """The step for a person."""
         step = f"the clock of Redis was set back by {self.seconds:.0f} s at {iso(self.at)}"
-        return f"{step}; copies that wait were brought forward by as much"
+        return f"{step}; waiting copies were moved forward by the same time"

@@ -30,7 +30,7 @@ _BLOCK_MS = 2_000
 
 
 class EventType(StrEnum):
-    """What an event tells of."""
+    """The occasion of an event."""
 
     COPIED = "image.copied"
     """A destination's tag names the image now."""
@@ -60,7 +60,7 @@ class OutboxEntry:
 
     @property
     def subject(self) -> str:
-        """What it is about: events of one subject keep their order."""
+        """The subject: events of one subject keep their order."""
         return self.end.id if isinstance(self.end, Ended) else self.type
 
     @classmethod
@@ -77,7 +77,7 @@ class OutboxEntry:
 
 @dataclass(frozen=True, slots=True)
 class OutboxState:
-    """What waits for a receiver.
+    """The events that wait for a receiver.
 
     Attributes:
         waiting: how many events wait.
@@ -127,7 +127,7 @@ class Outbox:
         Args:
             receiver: its key.
             after: id of the last known entry; empty to begin with the oldest.
-            most: how many at the most.
+            most: the maximum number.
             wait: whether to wait up to two seconds for the first.
 
         Raises:

@@ -106,7 +106,7 @@ class Findings:
 
     @property
     def shortfall(self) -> str:
-        """What is missing, e.g. ``2 sources can't be listed, 3 copies collide``; empty when nothing is."""
+        """The missing part, e.g. ``2 sources can't be listed, 3 copies collide``; empty if nothing is missing."""
         uncompared = self.failed - self.collisions
         parts = (
             (self.held, "existing image waits for an approval", "existing images wait for an approval"),
@@ -235,7 +235,7 @@ class RunningReconcile:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileState:
-    """What all processes know of reconciles.
+    """The shared state of reconciles.
 
     Attributes:
         now: the time of Redis (UTC).
@@ -259,7 +259,7 @@ class ReconcileState:
 
     @property
     def awaits_approval(self) -> bool:
-        """Whether the last run wants to replace so many images that a person has to approve it, and nobody has."""
+        """Whether the last run would replace so many images that it needs an approval, and has none."""
         return self.last is not None and self.last.findings.held > 0 and not self.is_approved
 
     @property

@@ -138,7 +138,7 @@ _DIGEST_PART = 32
 
 @dataclass(frozen=True, slots=True)
 class TagRecord:
-    """What an installation remembers of a destination's tag; all of it is empty where nothing is known.
+    """The record of an installation about a destination's tag; all fields are empty if nothing is known.
 
     It is written before the tag is, so the newest write may not have arrived. A digest is ``in`` a record if it is one
     of the last that were written.
@@ -170,7 +170,7 @@ class TagRecord:
         return " ".join(part or "-" for part in (self.source, ",".join(self.written), self.replaced))
 
     def told(self, replaced: str | None) -> str | None:
-        """Return what a write replaces, given what the tag names: an own write that nobody heard of is left out."""
+        """Return the digest that a write replaces, given the tag's digest; None for an own write without an answer."""
         return self.replaced if self.replaced and replaced in self else replaced
 
     def after(self, source: str, digest: str, replaced: str | None) -> TagRecord:

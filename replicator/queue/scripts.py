@@ -58,9 +58,9 @@ _ADVICE = (
     (("MOVED ",), "is a Redis Cluster: begin REPLICATOR_REDIS_URL with redis+cluster:// or rediss+cluster://"),
     (
         ("eval not support", "unknown command 'eval", "unknown command `eval", "unknown command 'EVAL"),
-        "the service does not run Lua scripts, which the queue needs: upgrade its minor version, or use another Redis",
+        "the queue needs Lua scripts, but the service runs none: upgrade its minor version, or use another Redis",
     ),
-    (("READONLY",), "is a replica: have REPLICATOR_REDIS_URL lead to the master, or to the sentinels"),
+    (("READONLY",), "is a replica: set REPLICATOR_REDIS_URL to the master, or to the sentinels"),
 )
 """What to do about answers of clusters, and of the proxies of managed services."""
 
@@ -88,7 +88,7 @@ def sections() -> dict[str, str]:
 
 
 class NotReplicated(RedisError):
-    """Too few replicas confirmed in time that they hold what was written. It may take effect all the same."""
+    """Too few replicas confirmed the write in time. It may still take effect."""
 
 
 class Replicas:
@@ -149,7 +149,7 @@ class Replicas:
             found = info.get("role") == "master" and int(info["connected_slaves"]) > 0 and _is_any_online(info)
         else:
             found = await self._probe()
-        # Counted from the first look in vain, not from the last other one: nobody may have looked for hours.
+        # Counted from the first check in vain, not from the last success: there may have been no check for hours.
         self._known = self._known or found
         self._missed = None if found else self._missed or time.monotonic()
         self._decide()
@@ -183,7 +183,7 @@ class Replicas:
             raise NotReplicated(f"{held} of {needed} replicas confirmed it within {self.wait_ms / 1000:g} s")
 
     async def _probe(self) -> bool:
-        """Tell whether a replica has what this connection knows of, where INFO does not tell."""
+        """Tell whether a replica has this connection's writes, if INFO does not show it."""
         self._look_at = time.monotonic() + _PROBE_SECONDS
         try:
             return int(await self._redis.execute_command("WAIT", 1, _PROBE_MS)) > 0

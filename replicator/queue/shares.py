@@ -1,4 +1,4 @@
-"""Shares: the limits of bandwidth and requests are those of an installation, so its processes divide them.
+"""Shares: the limits of bandwidth and requests apply to the whole installation, so its processes divide them.
 
 Every process that sends reports its waiting bodies and its usage through Redis twice a second, and gets its share of
 each limit (``shares`` in ``processes.lua``). The unused part of a share goes to the others within a second or two, to
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SHARE_SECONDS = 5.0
 """How long a share counts without being renewed."""
 FIRST_SHARE = 0.05
-"""The share of a process until Redis has told it another."""
+"""The share of a process until Redis gives it another."""
 _BEAT_SECONDS = 0.5
 _HURRY_SECONDS = 0.25
 """Between two beats of a process that waits for others to give way."""
@@ -38,7 +38,7 @@ _LONGEST_NAME = 300
 
 
 class Demand(Protocol):
-    """What a process used a limit for; see `replicator.registry.rate.Load`."""
+    """The demand of a process on a limit; see `replicator.registry.rate.Load`."""
 
     @property
     def active(self) -> bool:

@@ -149,7 +149,7 @@ def room(directory: Path) -> tuple[int, int]:
 def fault_of(directory: Path) -> str:
     """Say why no server can keep its data in a directory: it is gone, or full; empty if it can."""
     if not directory.is_dir():
-        return f"STATE_DIR was deleted; create {directory} again, and the queue starts empty"
+        return f"STATE_DIR was deleted; create {directory} again: the queue then starts empty"
     free, _ = room(directory)
     left = f"{free} bytes free"
     if free >= LEAST_ROOM:
@@ -164,7 +164,7 @@ def fault_of(directory: Path) -> str:
             left = (error.strerror or left).lower()  # a quota, or no inodes: the number would mislead
         else:
             return ""
-    return f"STATE_DIR is full: {left}; free some space in {directory}, and the queue goes on by itself"
+    return f"STATE_DIR is full: {left}; free some space in {directory}: the queue then continues automatically"
 
 
 class Faults:
@@ -215,8 +215,8 @@ def manifest_of(directory: Path) -> Path | None:
         return None
     raise QueueError(
         f"{data} has {len(files)} data files, but no manifest",
-        do=f"put {_MANIFEST} back from a backup; or move appendonlydir away: the queue starts empty, and a "
-        "reconcile finds what is missing",
+        do=f"restore {_MANIFEST} from a backup; or move appendonlydir away: the queue starts empty, and a "
+        "reconcile finds missing images",
     )
 
 
@@ -285,8 +285,8 @@ def repair(directory: Path, damage: Damage) -> Path:
         except OSError as error:
             # A part of it at each start would fill the disk.
             kept.unlink(missing_ok=True)
-            what = f"the damaged end of {damage.file} is not cut off, as it can't be copied"
-            do = f"have {damage.bad} bytes free in {directory}"
+            what = f"the damaged end of {damage.file} is not cut off, because it can't be copied first"
+            do = f"free {damage.bad} bytes in {directory}"
             raise QueueError(what, error.strerror or str(error), do) from error
         (directory / _MARK).unlink(missing_ok=True)
         file.truncate(damage.good)

@@ -1,4 +1,4 @@
-"""What comes in and what goes out: the last event of each project, and lags and results of copies over two days.
+"""Traffic: the last event of each project, and lags and results of copies over two days.
 
 All ``serve`` processes on one queue note the events that they receive, a second later and in batches, so that the
 webhook's answer waits for nothing. Redis keeps the projects that were heard last, by Redis's clock. Lags and results

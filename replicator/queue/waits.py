@@ -41,7 +41,7 @@ _POLL_SECONDS = 2.0
 _RETRY_SECONDS = 0.5
 _MAX_HASTENED = 5000
 _SURE_SECONDS = 10.0
-"""Seconds of silence that are worth a word to people, even if it may be no more than a slow answer."""
+"""Seconds of silence after which people are informed, even if it may only be a slow answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ class WaitReporter:
         self._arrived.set()
 
     def end(self, key: str) -> None:
-        """Have the jobs that wait for a key go on."""
+        """Let the jobs that wait for a key continue."""
         self._news[key] = None
         self._arrived.set()
 
@@ -297,7 +297,7 @@ class Pause:
     Attributes:
         selection: of which jobs.
         since: when it began (UTC).
-        by: who paused them.
+        by: the person who paused them.
         held: how many jobs it holds up that are due, as far as a worker has come upon them.
     """
 
@@ -330,18 +330,18 @@ async def pause(queue: Queue, selections: Iterable[Selection], *, by: str, now: 
     Args:
         queue: where they are.
         selections: which jobs; one that is paused already stays as it is.
-        by: who pauses them.
+        by: the person who pauses them.
         now: hand running jobs back too; otherwise they end.
 
     Returns:
-        How many running jobs were told to end.
+        The number of running jobs that were asked to end.
 
     Raises:
         TooManyPauses: there would be too many; nothing is paused.
         QueueUnavailable: Redis does not answer; some may be paused.
     """
     wanted, told = {each.name: each for each in selections}, 0
-    # Asked before the first one: half of the selections paused, with an error and without a trace, would help nobody.
+    # Checked before the first one: an error after half of the selections were paused would leave no trace of them.
     if len(wanted.keys() | {each.selection.name for each in await list_pauses(queue)}) > MAX_PAUSES:
         raise TooManyPauses(_TOO_MANY)
     for each in wanted.values():
@@ -385,7 +385,7 @@ async def cancel(queue: Queue, selections: Sequence[Selection], *, dry_run: bool
         dry_run: only count them.
 
     Returns:
-        How many jobs were forgotten, and the ids of the running ones that were told to end.
+        How many jobs were forgotten, and the ids of the running ones that were asked to end.
 
     Raises:
         QueueUnavailable: Redis does not answer; some may be forgotten.

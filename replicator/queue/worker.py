@@ -51,7 +51,7 @@ class Worker:
             no limit, if the handler has deadlines of its own.
         describe: says what the history keeps of a job that ended; None to keep nothing.
         answered: says which keys answered to an attempt that went well, see `replicator.queue.attempt.Answered`.
-        observer: hears of attempts that end.
+        observer: called with attempts that end.
         compare_again: seconds after the limit of a write to which no answer came until its destination is compared
             again.
         configuration: returns the digest of the one that the handler has in force; empty without one.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from replicator.registry.proxies import Proxies
 
 _refuse_internal: ContextVar[bool] = ContextVar("refuse_internal", default=False)
-"""Set while a request to a foreign host is sent: aiohttp's socket factory is told nothing about the request."""
+"""Set while a request to a foreign host is sent: aiohttp's socket factory gets no information about the request."""
 
 
 class AddressGuard:

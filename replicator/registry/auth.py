@@ -46,7 +46,7 @@ _MAX_CACHED = 4096
 
 @dataclass(slots=True)
 class _Grant:
-    """The token for one set of scopes, and what is known of it."""
+    """The token for one set of scopes, and the facts about it."""
 
     token: Token | None = None
     accepted: bool = False
@@ -125,7 +125,7 @@ class Authorizer:
     async def _basic(self) -> str | None:
         login = await self._login.get(self.service)
         if login is not None and login.basic is None:
-            raise LoginRefused("the login is an identity token, and HTTP Basic takes a password", "log in with one")
+            raise LoginRefused("the login is an identity token, not a password for HTTP Basic", "use a password")
         if login is None or (basic := login.basic) is None:
             return None
         if not self._login.asks and await self._ladder.admit(claim=False):
@@ -151,7 +151,7 @@ class Authorizer:
         grant = self._grant(scopes)
         if (token := grant.token) is not None and used == token.header:
             if grant.anonymous or (not grant.accepted and time.monotonic() - token.issued < _FRESH_SECONDS):
-                # Given to nobody, or a moment ago and never accepted: it allows too little, and so would another.
+                # Never used, or a moment old and never accepted: it allows too little, and so would another.
                 return False
             grant.token = None
         for challenge in (challenges := parse_challenges(headers)):
@@ -255,7 +255,7 @@ class Authorizer:
                 await self._ladder.worked()
             elif self._ladder.has_worked:
                 grant.token = None
-                await self._refuse(LoginRefused("the login was refused: Harbor takes it for none", status=401))
+                await self._refuse(LoginRefused("the login was refused: for Harbor it is anonymous", status=401))
             else:
                 # A public project needs no login: the claim lasts until the registry answers.
                 self._ladder.keep_claim()

@@ -1,4 +1,4 @@
-"""Checks of a blob on its way: its hash, and packing by a proxy that nobody asked for."""
+"""Checks of a blob on its way: its hash, and unrequested compression by a proxy."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ class BlobStream:
             chunk, self._beyond = chunk[:room], chunk[room:]
         self._offset += len(chunk)
         if self._offset > self.blob.size:
-            # At once: a body without end would be read for ever.
+            # At once: a body without end would be read without end.
             raise self._wrong_size("longer")
         if chunk:
             self._on_bytes(len(chunk))

@@ -211,7 +211,7 @@ class Blobs(SmallBlobs):
             raise told from error
 
     def _goes_on(self, upload: _Upload) -> Callable[[Exception], bool]:
-        """Return whether an upload that failed may go on in its session."""
+        """Return whether a failed upload may continue in its session."""
 
         def goes_on(error: Exception) -> bool:
             if upload.stream.error is not None or not is_transient(error) or isinstance(error, StorageRefused):
@@ -225,7 +225,7 @@ class Blobs(SmallBlobs):
         return goes_on
 
     async def _find_rest(self, upload: _Upload, broken: RegistryError) -> None:
-        """Ask the registry how much it has of an upload that broke, and make the stream go on from there.
+        """Ask the registry how much it has of an interrupted upload, and continue the stream from there.
 
         Raises:
             RegistryError: ``broken`` if there is nothing to go on from; or the registry can't be reached.

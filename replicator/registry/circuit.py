@@ -178,7 +178,7 @@ class Circuit:
     async def admit(self) -> None:
         """Wait while a few short requests are in flight to a host that has not answered yet, or not any more.
 
-        So such a host holds few slots of work that could be done elsewhere; the others go on with the first answer.
+        So such a host blocks few slots that other work could use; the other copies continue with the first answer.
 
         Raises:
             HostSilent: the few got no answer for a while; only if work is handed back (``hands_back``).
@@ -232,7 +232,7 @@ class Circuit:
             self._contacts.discard(contact)
 
     def silent(self, error: Error, waited: float, contact: Contact | None = None) -> Error:
-        """Count a silence, and return its error, with what the work waits for if it is of no use to try again.
+        """Count a silence, and return its error, with the key to wait for if another attempt is pointless.
 
         Args:
             error: the error of the request.

@@ -1,4 +1,4 @@
-"""Connections to one registry: its address, its TLS, requests and replies, and words for what went wrong."""
+"""Connections to one registry: its address, its TLS, requests and replies, and words for failures."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class StreamedBody(Protocol):
         """Note that the answer has begun."""
 
 
-# Not frozen: nobody changes one either, and to make one would cost three times as much.
+# Not frozen, although no code changes one: a frozen one costs three times as much.
 @dataclass(slots=True)
 class Request:
     """One request. As text it is method and path, without the query, which may hold a signature.

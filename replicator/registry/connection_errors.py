@@ -1,4 +1,4 @@
-"""Words and classes for what went wrong: a connection that failed, at any of its ends, and an answer that is none."""
+"""Words and classes for failures: a connection that failed, at either end, and an answer that is not the registry's."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ _UNREACHABLE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
 """OpenSSL's reasons for an answer that is not TLS, such as one of plain HTTP."""
 
-_WRONG_NAME = "use the name that is in the certificate (subjectAltName), or have one issued for this name"
-_TOO_WEAK = "have it issued again with RSA of 2048 bits or more, and SHA-256"
-_STRICT = "from Python 3.13 on its form is checked strictly; name its authority with ca_file, and it is taken"
+_WRONG_NAME = "use a name that the certificate contains (subjectAltName), or issue a certificate for this name"
+_TOO_WEAK = "reissue it with RSA of 2048 bits or more, and SHA-256"
+_STRICT = "Python 3.13 and later check its form strictly; set ca_file to its authority to accept it"
 _EXPIRED = 10
 """OpenSSL's ``X509_V_ERR_CERT_HAS_EXPIRED``."""
-_RENEW = "renew it there, and the copies go on by themselves; if it is valid still, this machine's clock is ahead"
+_RENEW = "renew it there, and the copies continue automatically; if it is still valid, this machine's clock is ahead"
 _CERTIFICATE_ADVICE = {
     9: "check this machine's clock; if it is right, the certificate was installed too early",
-    26: "have it issued again with extendedKeyUsage serverAuth",
+    26: "reissue it with extendedKeyUsage serverAuth",
     62: _WRONG_NAME,
     64: _WRONG_NAME,
     **dict.fromkeys((66, 67, 68), _TOO_WEAK),
-    79: "its issuer is no authority: have that issued again with basicConstraints CA:TRUE",
+    79: "its issuer is not an authority (CA): reissue that certificate with basicConstraints CA:TRUE",
     **dict.fromkeys(range(80, 94), _STRICT),
 }
 """Advice about a certificate, by OpenSSL's ``X509_V_ERR_…``; an unknown authority has many numbers."""
@@ -80,7 +80,7 @@ class AddressRefused(OSError):
 
 
 class ProxyNotVerified(aiohttp.ClientError):
-    """This version of aiohttp can't be told to verify an https:// proxy; its password was not sent."""
+    """This version of aiohttp can't verify an https:// proxy; its password was not sent."""
 
 
 def connection_error(
@@ -119,7 +119,7 @@ def connection_error(
         return kind(f"no TLS with {url.host}:{url.port} ({reason})", advice)
     advice = _silence_advice(error, slow=slow)
     if led_by is not None:
-        advice = f"{led_by} leads there, so it has to be reached from here too"
+        advice = f"{led_by} leads there, so it must be reachable from here too"
     through = f" (through the proxy {proxy})" if proxy is not None else ""
     cause = WrongAddress if isinstance(error, aiohttp.ClientConnectorDNSError) else ConnectionFailed
     return _noted(cause(connection_words(url, error) + through, advice), error)
@@ -127,7 +127,7 @@ def connection_error(
 
 def _silence_advice(error: Exception, *, slow: bool) -> str:
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return "is it reachable from here? If it only needs longer, raise REPLICATOR_CONNECT_TIMEOUT"
+        return "is it reachable from here? If it is only slow, raise REPLICATOR_CONNECT_TIMEOUT"
     return NEEDS_LONGER if isinstance(error, TimeoutError) and not slow else ""
 
 
@@ -210,7 +210,7 @@ def certificate_words(
     """Return why a certificate is not trusted, and what to do; see `connection_error`."""
     reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
     code = getattr(error.certificate_error, "verify_code", 0)
-    unknown = "name its authority with ca_file, or turn verification off with insecure: true"
+    unknown = "set ca_file to the certificate of its authority, or turn verification off with insecure: true"
     if ca_file is not None:
         unknown = f"its authority is not in {ca_file}: add it, with the intermediate ones that the server does not send"
     if led_by is not None:
@@ -255,7 +255,7 @@ def read_error(body: bytes) -> ErrorBody:
             title = _TITLE.search(text)
             return ErrorBody((), bounded_line(_quoted(html.unescape(title[1]) if title else ""), _MAX_TITLE), "page")
         words = _quoted(text)
-        # S3, and whatever speaks like it, refuses in XML.
+        # S3 and compatible storage refuse in XML.
         return ErrorBody((), words, "storage" if "<Error>" in text[:500] else "text" if words else "none")
     return ErrorBody(codes, _quoted(words))
 
@@ -276,7 +276,7 @@ def is_page(body: bytes) -> bool:
 
 
 def _page_text(body: bytes) -> str:
-    """Decode the start of a page: firewalls in China often write GBK, whatever their headers say."""
+    """Decode the start of a page: firewalls in China often write GBK, even if their headers say something else."""
     try:
         # The last character may be cut off.
         return codecs.getincrementaldecoder("utf-8")().decode(body)
@@ -303,7 +303,7 @@ def _described(answer: ErrorBody) -> str:
 
 
 def answered_elsewhere(error: RegistryError, host: str | None) -> RegistryError:
-    """Return the error for an answer of another host, the storage or whatever else the registry redirects to."""
+    """Return the error for an answer of another host, such as the storage that the registry redirects to."""
     also = f" (answer of {host}, which the registry redirects to)"
     is_page = isinstance(error, ForeignAnswer) and error.is_page
     if error.status in (401, 403) and not is_page and not isinstance(error, ProxyFailed):
@@ -353,7 +353,10 @@ def from_answer(
     why = f"{status}, {speaker} says: {answer.message}" if answer.message else _without_words(status)
     kind = _kind(status, answer, method)
     if kind is ReadOnlyMode:
-        why, do = f"the registry is in read-only mode ({why})", "it takes no changes until an administrator ends it"
+        why, do = (
+            f"the registry is in read-only mode ({why})",
+            "an administrator must end that mode; until then the registry refuses all changes",
+        )
     if kind is Unauthorized and challenges and answer.form == "page":
         why = f"{status}, with {_described(answer)}"
     elif answer.form in ("page", "text"):

@@ -108,7 +108,7 @@ class ProxyConnector(aiohttp.TCPConnector):
         """Return what is awaited for a connection for a request.
 
         Raises:
-            ProxyNotVerified: the proxy is an https:// one, and this aiohttp can't be told to verify it.
+            ProxyNotVerified: the proxy is an https:// one, and this aiohttp can't verify it.
         """
         hook = "_update_proxy_auth_header_and_build_proxy_req"
         if req.proxy is not None and req.proxy.scheme == "https" and not hasattr(aiohttp.TCPConnector, hook):

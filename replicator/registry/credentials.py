@@ -73,7 +73,7 @@ class Creator(Protocol):
 
 
 class RepositoryTypes(Protocol):
-    """A way to ask who may pull from repositories, other than to try it. It is hashable."""
+    """A way to find out who may pull from repositories without trying it. It is hashable."""
 
     async def is_public(self, name: str, service: str | None) -> bool | None:
         """Tell whether anyone may pull from the repository ``name``, or could if a push created it now.

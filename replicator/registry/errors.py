@@ -1,4 +1,4 @@
-"""The errors of a registry client, by what was answered instead of what was asked for.
+"""The errors of a registry client, by the answer that came instead of the requested one.
 
     RegistryError                   base: registry, request, the registry's own words           permanent
     ├── ConnectionFailed            no answer: DNS, refused, reset, closed, too slow            transient
@@ -183,7 +183,7 @@ class WrongAddress(ConnectionFailed):
 
 
 class CertificateExpired(ConnectionFailed):
-    """The server's TLS certificate has expired. It counts as silence: nobody is reached there until it is renewed."""
+    """The server's TLS certificate has expired. It counts as silence: no request succeeds there until it is renewed."""
 
     silent: bool = True
     refused: bool = True
@@ -354,7 +354,7 @@ _UNSUPPORTED_TYPE = 415
 
 
 def refuses_kind(error: BaseException | None) -> bool:
-    """Tell whether a registry refuses a manifest because of its kind, whatever is done about permissions and quotas.
+    """Tell whether a registry refuses a manifest because of its kind, independent of permissions and quotas.
 
     ACR, and a distribution registry that takes only images, answer "unknown manifest class for …" before they look at
     anything else in a manifest; others name the media type that they do not support.

@@ -301,7 +301,7 @@ class Flow:
                 line.moved(self.urgency, size, now)
 
     def is_under_way(self, now: float) -> bool:
-        """Tell whether it holds others back: not if it stands still, and does not use the line."""
+        """Tell whether it holds others back: not if it stalls and does not use the line."""
         return now - self._moved_at < _STALLED
 
     def stands_still(self, seconds: float) -> bool:

@@ -45,7 +45,7 @@ LONGEST_KIND = 100
 
 
 def kind_of_type(media_type: str) -> str | None:
-    """Return the kind that the media type of a config, a layer or an artifact stands for; None for no known one."""
+    """Return the kind for the media type of a config, a layer or an artifact; None if it is unknown."""
     if media_type in CONFIG_TYPES:
         return IMAGE
     return next((name for name, pattern in _KINDS if pattern.search(media_type.lower())), None)
@@ -84,7 +84,7 @@ def is_plain_image(manifest: Manifest) -> bool:
 def kind_of(manifest: Manifest) -> str:
     """Return what tells a manifest from an image: its ``artifactType``, else the type of its config.
 
-    What calls itself an image, as cosign's old signatures do, is told by its last layer.
+    For a manifest that calls itself an image, as cosign's old signatures do, the last layer decides.
     """
     if manifest.subject is None and is_image(manifest) and manifest.blobs:
         return manifest.blobs[-1].media_type

@@ -1,8 +1,8 @@
 """The ladder of a refused login: it is sent again in a few steps, one request each, over all processes.
 
-A refusal may heal: Harbor takes a good robot for nobody while its database is away, and locks a user's name for 1.5 s
-after a wrong password by anybody. But each refusal counts at a directory, which locks an account after a few. So the
-ladder belongs to the login: while it is refused, all work that needs it waits.
+A refusal may be temporary: Harbor takes a good robot for anonymous while its database is away, and locks a
+user's name for 1.5 s after a wrong password by anybody. But each refusal counts at a directory, which locks an account
+after a few. So the ladder belongs to the login: while it is refused, all work that needs it waits.
 """
 
 from __future__ import annotations
@@ -177,8 +177,9 @@ class LoginPatience:
 class LoginLadder:
     """The steps by which one login at one registry is sent again after a refusal: one request each, over all processes.
 
-    A refusal may heal: Harbor takes a good robot for nobody while its database is away, and locks a user's name for
-    1.5 s after a wrong password by anybody. So work waits, and the login is sent again after each of `PAUSES`.
+    A refusal may be temporary: Harbor takes a good robot for anonymous while its database is away, and locks
+    a user's name for 1.5 s after a wrong password by anybody. So work waits, and the login is sent again after each of
+    `PAUSES`.
 
     Args:
         registry: the host the rules name.
@@ -279,7 +280,7 @@ class LoginLadder:
                     await self._news.wait()
 
     async def worked(self) -> None:
-        """Note that the login was accepted; all that waits for it goes on."""
+        """Note that the login was accepted; all waiting work continues."""
         self._proven, self.spares = time.monotonic(), False
         if not self._claims and self._last.is_good and time.time() - self._last.worked < _REMEMBER_SECONDS:
             return

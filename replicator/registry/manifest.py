@@ -53,7 +53,7 @@ _PLATFORM_PART = re.compile(r"[!-~]{0,64}\Z")
 """Printable and short: platforms are shown to people and sent through the queue."""
 
 
-# Not frozen: nobody changes one, there is one for each tag, and a frozen one costs three times as much to make.
+# Not frozen, although no code changes one: there is one for each tag, and a frozen one costs three times as much.
 @dataclass(slots=True, unsafe_hash=True)
 class Descriptor:
     """A content descriptor.

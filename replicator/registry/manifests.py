@@ -326,7 +326,7 @@ class Manifests(Endpoint):
             return await self.head_manifest(tag, explain=False)
         except NotYet as error:
             if not withheld:
-                raise error.recast(Refused, ": which image the tag names can't be told") from error
+                raise error.recast(Refused, ": can't tell which image the tag points to") from error
             return None
         except LoginRefused:
             raise
@@ -388,7 +388,7 @@ class Manifests(Endpoint):
                 async with asyncio.timeout(within):
                     reply = await self._transport.call(request, expect={200, 201, 202}, attempts=attempts, waited=once)
             except TimeoutError as error:
-                late = ConnectionFailed(f"not answered in {within:g} s; it may still be carried out")
+                late = ConnectionFailed(f"no answer within {within:g} s; the registry may still carry it out")
                 raise self._transport.silent(late, within or 0.0) from error
             stored = reply.headers.get("Docker-Content-Digest")
             if stored is None:

@@ -1,4 +1,4 @@
-"""Places: how many requests and transfers are in flight at once, and who goes next."""
+"""Places (slots): the number of requests and transfers in flight, and their order."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Budget:
     for each magnitude, and by no more than the budget in all.
 
     Short requests go first, then small bodies before large ones among pushes, and large ones before small ones in
-    bulk, where only the end of the whole counts. A newcomer overtakes a bounded number of waiters, so nobody starves.
+    bulk, where only the end of the whole counts. A newcomer overtakes a bounded number of waiters, so none starves.
     One short request always proceeds, however many long bodies are in flight.
 
     Args:
@@ -76,7 +76,7 @@ class Budget:
 
     def arrive(self, waiter: Slot) -> asyncio.Future[None] | None:
         """Admit a newcomer, or line it up and return what tells that it is admitted."""
-        # Where nobody stands in line, there is nothing to compare it with.
+        # Without waiters there is nothing to compare it with.
         if not self._lines and (self._may_go(waiter) or self._may_go_beyond(waiter)):
             self._count(waiter, 1)
             waiter.holds = True

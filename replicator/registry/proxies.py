@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _ACCEPTED = frozenset({"http", "https"})
 _HELP = {
-    403: "the proxy does not allow it: have {target} allowed there, or except the host with NO_PROXY or proxy: off",
+    403: "the proxy does not allow it: allow {target} there, or exclude the host with NO_PROXY or proxy: off",
     407: "write the user name and the password of the proxy into {setting}: http://USER:PASSWORD@HOST:PORT",
 }
 _UNREACHABLE = "the proxy can't reach {target}, or does not allow it: the proxy's own log says why"
@@ -99,7 +99,7 @@ class Proxy:
         asked = f"CONNECT to {where}" if target.scheme == "https" else f"a request to {where}"
         help_ = _HELP.get(status, _UNREACHABLE).format(target=where, setting=self.setting)
         if status == 407 and self.login is not None:
-            help_ = f"the proxy does not take the user name and the password in {self.setting}: correct them"
+            help_ = f"the proxy refuses the user name and the password in {self.setting}: correct them"
         return ProxyFailed(f"the proxy {self} refused {asked} ({status})", help_, status=status)
 
 

@@ -92,7 +92,7 @@ class RawConnection:
 
     Args:
         transport: of the connection.
-        left: bytes to receive at the most.
+        left: the maximum of bytes to receive.
 
     Attributes:
         left: the same, as they become fewer.
@@ -160,7 +160,7 @@ class RawConnection:
 
     def break_off(self) -> None:
         """End the connection, so that a thread that waits for it ends; any thread may call it."""
-        # Of the plain socket: it is known to OpenSSL by its bytes only. Closing would wake nobody.
+        # Of the plain socket: it is known to OpenSSL by its bytes only. Closing would wake no thread.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 

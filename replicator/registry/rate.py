@@ -44,7 +44,7 @@ _LEAST_SHARE = 0.001
 
 
 class Load(NamedTuple):
-    """What a rate was used for since it was last asked.
+    """The use of a rate since the last question.
 
     Attributes:
         active: something asked for a turn in the last seconds.
@@ -158,7 +158,7 @@ class Rate:
             bulk: it is a backfill's.
 
         Returns:
-            0 if it may go now, which is accounted for; else an estimate of the seconds until it may, if it stands in
+            0 if it may go now (it is then accounted for); else an estimate of the seconds until it may, if it waits in
             line (`turn`) meanwhile, and nothing is accounted for.
         """
         if self._is_unlimited:
@@ -174,7 +174,7 @@ class Rate:
 
     @contextmanager
     def turn(self, size: int, *, bulk: bool) -> Iterator[Turn]:
-        """Stand in line for as long as the context lasts: backfills stand behind every push that does.
+        """Wait in line for as long as the context lasts: backfills wait behind every waiting push.
 
         A thread does as `passes`, with ``time.sleep``.
         """
@@ -190,7 +190,7 @@ class Rate:
                 del line[turn]
 
     def ask_again(self, turn: Turn, *, bulk: bool) -> float:
-        """Ask for one that stands in line; see `Turn.delay`."""
+        """Ask for a waiter in line; see `Turn.delay`."""
         with self._lock:
             now = self._asked = self._refill()
             return self._take(now, turn.size, bulk, turn)
@@ -213,7 +213,7 @@ class Rate:
             events, bulk = self._classes
             active = now - self._asked < _IDLE_SECONDS or bool(events.line or bulk.line)
             if self._limit is None:
-                # Nobody waits, so all who send count alike, and a window that begins finds their shares in place.
+                # Without waiters all senders count alike, and a window that begins finds their shares in place.
                 found = Load(active, float(events.used > 0), float(bulk.used > 0), 0.0, 0.0)
             else:
                 most = self._limit * seconds
@@ -235,7 +235,7 @@ class Rate:
             kind.used += size
             return 0.0
         first = next(iter(kind.line), None)
-        # Who is first and does not ask, as its thread is held up, holds up nobody else.
+        # The first in line may not ask, because its thread is held up; it must not delay the others.
         if first is not None and first is not turn and now < first.asks + _LATE_SECONDS:
             ahead = sum(other.size for other in takewhile(lambda other: other is not turn, kind.line))
             return self._pause(turn, now, (ahead + size - self._level) / rate, _LONGEST_PAUSE)

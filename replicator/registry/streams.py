@@ -1,7 +1,7 @@
 """Streams: how many bodies go to one host at once, as many as make the whole faster.
 
 Where the round trip, or something else on each connection, sets the pace, every further body makes the whole faster.
-Where the bandwidth of the line does, it only makes all of them late. Nobody knows beforehand which of the two a line
+Where the bandwidth of the line does, it only makes all of them late. It is not known beforehand which of the two a line
 is, so the number is found by trial, for as long as bodies wait.
 """
 
@@ -60,7 +60,7 @@ class Streams(Budget):
     change.
 
     Args:
-        most: streams at the most.
+        most: the maximum of streams.
         moved: returns the bytes that have gone to the host so far.
     """
 
@@ -87,7 +87,7 @@ class Streams(Budget):
         return super().slot(size, places=places)
 
     def lend(self, number: int) -> None:
-        """Have so many streams more, or fewer if negative, because bodies that hold one stand still."""
+        """Add so many streams, or remove them if negative, because bodies that hold one are stalled."""
         self._lent += number
         self.resize(self._number + self._lent)
 

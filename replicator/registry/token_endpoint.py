@@ -67,7 +67,7 @@ def lacks_scope(headers: Iterable[str]) -> bool:
 
 
 def may_be_harbor(headers: Iterable[str]) -> bool:
-    """Tell whether a 401 to a request of Harbor's API can be Harbor's; other registries challenge whatever the path is.
+    """Tell whether a 401 to a request of Harbor's API can be Harbor's; other registries challenge on every path.
 
     Harbor's API has no challenge, or that of its own realm, as seen at 2.16.
     """

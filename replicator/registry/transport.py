@@ -176,7 +176,7 @@ class Transport:
                     self.limits.answered()
                     return Reply(response.status, response.headers, body, response.url)
         except TimeoutError as error:
-            raise ConnectionFailed(f"not answered in {self.timing.commit:g} s") from error
+            raise ConnectionFailed(f"no answer within {self.timing.commit:g} s") from error
 
     @asynccontextmanager
     async def exchange(self, request: Request) -> AsyncIterator[aiohttp.ClientResponse]:

@@ -148,7 +148,7 @@ class UploadBody:
                         break
                     async for piece in self._in_turn(rest):
                         await self._write(raw, piece)
-            self._upload.standing = f"did not answer within {timing.commit:g} s after the last byte", ""
+            self._upload.standing = f"no answer within {timing.commit:g} s after the last byte", ""
             self._deadline.reschedule(asyncio.get_running_loop().time() + timing.commit)
         except OSError:
             # Why it broke may have arrived before.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from replicator.reference import Repository
     from replicator.rules import CopyRequest
 
-_NO_PROJECT = "; or there is no such project"
+_NO_PROJECT = "; or the project does not exist"
 _GATED = "the project's Configuration at Harbor withholds it; copies in the queue are tried again, at once after a scan"
 _ACR_LOGIN = "check the username and password under auth: ACR's are on its Access Credential page (user@account-id)"
 
@@ -64,7 +64,7 @@ def explained(error: ReplicatorError, destination: Reference | None = None) -> E
     """Return the text of an error, with advice where there is any.
 
     Args:
-        error: what went wrong.
+        error: the error.
         destination: the destination of the copy that failed; a refusal by its registry is one of a push.
     """
     text = ErrorText.of(error)
@@ -150,7 +150,7 @@ def _login_advice(error: LoginRefused | LoginOnHold) -> str:
     # An account or a credential helper supplied this login: there is no password under auth that could be wrong.
     supplied = isinstance(error, AccountRefused | AskedLoginRefused | AskedLoginOnHold)
     if "USER_NOT_EXIST" in error.why and supplied:
-        opens = "open its console once as the account under aliyun, which has never set up Container Registry"
+        opens = "open its console once as the account under aliyun: this account has never set up Container Registry"
         return f"{opens}; or correct region and instance_id"
     if "USER_NOT_EXIST" in error.why:
         return "open the console once as this RAM user, who has never set up Container Registry, and set a password"
@@ -171,7 +171,7 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
     segments = destination.repository.name.count("/") + 1
     at_acr = acr.is_acr(error.registry)
     if error.written and not is_of_quantity(error.why):
-        return "it took the rest of the image, so login and repository are right: look for a rule there about tags"
+        return "it accepted the rest of the image, so login and repository are right: look for a rule about tags there"
     if at_acr and segments != acr.NAME_SEGMENTS:
         wrong = f"ACR's names are exactly namespace/name, not {segments} segment{'s' if segments > 1 else ''}"
         if segments < acr.NAME_SEGMENTS:
@@ -182,7 +182,7 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
     personal = acr.edition_of(error.registry) is acr.Edition.PERSONAL
     if is_of_quantity(error.why):
         quota = " (Personal Edition: 3 namespaces, 300 repositories)" if personal else ""
-        return f"a quota is used up{quota}: make room, or have it raised"
+        return f"a quota is used up{quota}: make room, or raise the quota"
     # The registry says "denied" for all of these, and docs/operations.md more. The most frequent cause comes first.
     unknown = isinstance(error, Unauthorized) and not at_acr
     checks = [

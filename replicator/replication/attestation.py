@@ -38,7 +38,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 class State(StrEnum):
-    """What a comparison has found at a destination."""
+    """The result of a comparison at a destination."""
 
     EQUAL = "equal"
     """The destination's tag names what the rules want of the image that the source's tag names."""
@@ -174,7 +174,7 @@ class MerkleTree:
 
 @dataclass(slots=True)
 class Facts:
-    """What a statement says beside its rows.
+    """The content of a statement beside its rows.
 
     Attributes:
         rules: `replicator.rules.Rules.digest` of the rules that were compared.
@@ -297,7 +297,7 @@ def _statement(facts: Facts, content: _Content, counts: Counter[State]) -> dict[
 
 @dataclass(frozen=True, slots=True)
 class Attested:
-    """What a genuine attestation says.
+    """The content of a genuine attestation.
 
     Attributes:
         predicate: of its statement; see docs/verify.md.
@@ -339,13 +339,13 @@ def check(file: Path, key: VerifyingKey) -> Attested:
     found = content.tree.size, content.tree.root
     if rows != found or said[2] != [{"sha256": content.sha256}]:
         why = (
-            f"{bounded_line(str(rows[0]), 20)} rows were signed, and the file has {found[0]}"
+            f"{bounded_line(str(rows[0]), 20)} rows were signed, but the file has {found[0]}"
             if rows[0] != found[0]
             else ""
         )
         raise NotGenuine(
-            f"the rows of {file} are not those that were signed",
-            why or f"the root over the rows is {found[1]}, and {bounded_line(str(rows[1]), 64)} was signed",
+            f"the rows of {file} are not the signed rows",
+            why or f"the root over the rows is {found[1]}, but {bounded_line(str(rows[1]), 64)} was signed",
             "a row was changed, added, left out or moved: trust none of them",
         )
     return Attested(predicate, content.tree.size)

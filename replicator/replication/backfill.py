@@ -38,9 +38,9 @@ log = structlog.get_logger("replicator.backfill")
 
 _COMPARED_AT_ONCE = 32
 _LISTED_AHEAD = 5_000
-"""The most tags that are listed and not compared yet: enough to have those of a repository together."""
+"""Maximum of tags that are listed and not compared yet: enough to have the tags of one repository together."""
 _QUEUED_AT_ONCE = 1_000
-"""The most copies of one run in the queue at once: enough for many workers."""
+"""Maximum of copies of one run in the queue at once: enough for many workers."""
 _LOSS_SECONDS = 15.0
 """Seconds between two looks for copies that the queue has lost."""
 _EXAMPLES = 5

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SETTLED_SECONDS = 7 * 86_400.0
 """For so long the signatures of an image that were seen at a destination are not looked for again."""
 
-TRUSTED = "not compared, as it was seen to be up to date lately"
+TRUSTED = "not compared, because it was verified recently"
 
 
 class Checker:
@@ -47,7 +47,7 @@ class Checker:
         force: copy also what is up to date.
         dry_run: nothing is queued, so no job will look again.
         letters: ends the dead letters of what is right; what has one is never trusted.
-        probe: compare one trusted tag of each destination repository all the same. Where it is not what was seen, no
+        probe: still compare one trusted tag of each destination repository. If it differs from the observation, no
             tag of that repository is trusted.
         reads: read images that their destination lacks.
     """
@@ -100,7 +100,7 @@ class Checker:
         return [rows.get(each) for each in found]
 
     async def _ask_again(self, found: Found, rows: dict[Found, Row]) -> None:
-        """Compare a destination that is trusted, and replace its row by what was found."""
+        """Compare a trusted destination, and replace its row by the result."""
         with self._verdict(_target(found)) as verdict:
             async with self._copier.registries.courtesy.step():
                 checked = await self._compare(found, found.digest)
@@ -324,7 +324,7 @@ def named_by(comparison: Comparison) -> dict[str, str | None]:
 
 
 def why(comparison: Comparison) -> str:
-    """Say why an image would be copied, and what of it would be left out."""
+    """Say why an image would be copied, and which parts would be left out."""
     if comparison.lacks_signatures:
         reason = "signatures of it are missing"
     elif comparison.result is Result.UP_TO_DATE:

@@ -94,7 +94,7 @@ class ReplaceLimit:
     A Harbor that was put back to a backup, or a rule with another destination, would else overwrite a whole registry.
 
     Attributes:
-        most: so many may always be replaced; more may if they are no more than a tenth of what was compared.
+        most: this number may always be replaced; a larger one only if it is at most a tenth of the compared tags.
         approved: so many more, because a person has approved them.
         ask: asks a person, given the replacements and the number of compared tags; None to hold them back.
     """
@@ -123,7 +123,7 @@ class BackfillOptions:
         since: skip tags that were pushed earlier, as far as Harbor's list has their time; None for all.
         trust: seconds for which a destination that this installation saw up to date is not compared again; None to
             compare each.
-        probe: whether one trusted tag of each repository is compared all the same, to notice a destination that was
+        probe: whether one trusted tag of each repository is still compared, to notice a destination that was
             emptied or replaced.
         limit: the number of existing tags that may be replaced without a question; None for any number.
         reads: whether a dry run reads images that their destination lacks, to tell what of them would be copied.
@@ -251,7 +251,7 @@ class Enqueuer:
     async def _send(self, batch: list[_Pending], *, differs: bool) -> None:
         try:
             added = await self._queue.enqueue([each.job for each in batch], Lane.BACKFILL, run=self._run_id)
-        except Exception as error:  # noqa: BLE001 - raised by each `put` that waits, whatever it is
+        except Exception as error:  # noqa: BLE001 - raised by each `put` that waits
             for each in batch:
                 if not each.done.done():
                     each.done.set_exception(error)

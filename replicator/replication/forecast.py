@@ -1,4 +1,4 @@
-"""The forecast of a dry run: what the run that follows would send, how many requests that takes, and how long.
+"""The forecast of a dry run: bytes, requests and duration of the following run.
 
 The dry run asks all that the run asks before it writes: lists, comparisons, manifests at the source, and which blobs
 the destination has. So these requests are counted as they happen, and only those that move bytes are computed.

@@ -239,7 +239,7 @@ class Handler:
         return outcome
 
     async def _transfer(self, request: CopyRequest, running: Running) -> Outcome:
-        """Copy, and note what is written and for which source."""
+        """Copy, and record the written digest and its source."""
         bytes_read = size = 0
 
         def progress(read: int, found: int = 0, /) -> None:
@@ -297,7 +297,7 @@ class Handler:
         return replace(outcome, note="; ".join(filter(None, (LOST, outcome.note))))
 
     async def _left_alone(self, request: CopyRequest, result: Result, note: str) -> Outcome:
-        """Return the outcome of a tag that is not copied, with what its destination goes on naming."""
+        """Return the outcome of a tag that is not copied, with the digest that its destination still has."""
         outcome = Outcome(result, str(request.source), str(request.destination), note=note)
         tag = request.destination.tag
         if tag is None:

@@ -83,7 +83,7 @@ class Found:
 
         Args:
             asked: the copy.
-            info: what the list says.
+            info: the facts from the list.
             tags: those that are listed beside it.
         """
         if info is None:

@@ -2,7 +2,7 @@
 
 Both ends are asked for the manifest as anyone can ask, without a login: after the first copy into a repository, once a
 week while it is fine, and once a day while it is not. The destination is asked first, since mostly nothing else is
-needed. Whatever can't be found out is no warning; it is asked again later.
+needed. An unclear answer causes no warning; it is asked again later.
 """
 
 from __future__ import annotations

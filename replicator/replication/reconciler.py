@@ -2,7 +2,7 @@
 
 One of the processes on a queue does each due run. It lists and compares all that the rules name and queues what differs
 in the backfill lane, without waiting for the copies. If the settings say so, it first registers Harbor's webhook
-policies: what is pushed from then on is announced, and what was pushed before is in the list.
+policies: later pushes are announced by events, and earlier ones are in the list.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ class Reconciler:
 
     def _planned(self, schedule: Schedule, state: ReconcileState) -> datetime:
         """Return when this process begins the next run unless another does; the same until a run has ended."""
-        # A clock that was set back would put off the plan by as much.
+        # A clock that was set back would delay the plan by the same time.
         set_back = self._last_now is not None and state.now < self._last_now
         first = self._in_force_since is None
         since = self._in_force_since = self._in_force_since or state.now
@@ -301,7 +301,7 @@ class Reconciler:
         log.info("reconcile started", repeat=repeated is not None)
         trust = None if repeated is None else (state.now - repeated.scheduled_from).total_seconds() + 1
         listing = Listing(rules, self._copier.registries, copier=self._copier)
-        # The approval is of what the last run found with these rules, and of as many.
+        # The approval is for the findings of the last run with these rules, and for their number.
         approved = last.findings.held if last is not None and state.is_approved else 0
         limit = ReplaceLimit(self._replaces, approved) if self._replaces is not None else None
         options = BackfillOptions(retries=None, detach=True, trust=trust, probe=False, limit=limit)
@@ -325,7 +325,7 @@ class Reconciler:
             with contextlib.suppress(QueueUnavailable):
                 await lease.give_back()
         elif lost:
-            log.warning("reconcile lost", reason="its lease could not be renewed, so another process may run it")
+            log.warning("reconcile lost", reason="its lease could not be renewed; another process may run it")
         else:
             error = self._why(running)
             found = replace(self._findings(backfill.report), error=error)
@@ -338,7 +338,7 @@ class Reconciler:
             try:
                 self._unregistered = await self._registrar.run()
             except Exception:
-                # Lost events have to be found all the same, and more so without a webhook.
+                # Lost events must still be found, even more without a webhook.
                 log.exception("webhook registration broken")
         return await backfill.run()
 
@@ -380,7 +380,7 @@ class Reconciler:
         await cancel_all({recording})
         result = None if recording.cancelled() or recording.exception() is not None else recording.result()
         if result is None:
-            log.warning("reconcile lost", reason="its result could not be recorded, so it is run again")
+            log.warning("reconcile lost", reason="its result could not be recorded; it runs again")
         elif result.findings.error is not None:
             log.warning("reconcile failed", **result.to_json())
         else:

@@ -33,7 +33,7 @@ OTHER_KIND = "other"
 
 
 class RowOutcome(StrEnum):
-    """What became of a tag."""
+    """The outcome of a tag."""
 
     COPIED = "copied"
     UP_TO_DATE = "up to date"
@@ -56,7 +56,7 @@ class RowOutcome(StrEnum):
 TROUBLE = frozenset({RowOutcome.FAILED, RowOutcome.NOT_LISTED})
 
 
-# Not frozen: nobody changes one, there is one for each tag, and a frozen one costs three times as much to make.
+# Not frozen, although no code changes one: there is one for each tag, and a frozen one costs three times as much.
 @dataclass(slots=True, unsafe_hash=True)
 class Row:
     """The result for one tag.
@@ -73,7 +73,7 @@ class Row:
         warnings: problems that did not make the copy fail, such as a refused signature.
         replaced: the digest of another image that the destination's tag named before, or names before a copy that is
             yet to be made; None for none.
-        still_holds: the digest that the destination's tag goes on naming, although the source's tag was skipped.
+        still_holds: the digest that the destination's tag still has, although the source's tag was skipped.
         refused: the kind of an artifact that was skipped because the destination refuses it, such as ``chart``.
         source_digest: of the source's tag when it was compared or copied, if it is known.
         present: the digest that the destination's tag names, if it was asked and there is such a tag.
@@ -106,7 +106,7 @@ class Report:
     """Counts, warnings and the first failures of a run; its size does not grow with the number of tags.
 
     Attributes:
-        warnings: what is allowed but most likely not intended.
+        warnings: allowed settings that are most likely not intended.
         listed: tags that the rules name so far; at the end, the sum of ``counts`` without `RowOutcome.NOT_LISTED`.
         complete: whether the listing came to its end.
         older: tags that ``since`` skipped; not counted as listed.
@@ -123,7 +123,7 @@ class Report:
         collisions: failed tags whose destination is that of another source too.
         bytes: blob bytes sent.
         replaced: tags that named another image before they were copied, or would name one in a dry run.
-        failures: the first rows that failed, could not be listed or were held back, `MAX_FAILURES` at the most.
+        failures: the first rows that failed, could not be listed or were held back, at most `MAX_FAILURES`.
     """
 
     warnings: list[str] = field(default_factory=list)
@@ -153,7 +153,7 @@ class Report:
         self.replaced += row.replaced is not None
         self.stale += row.still_holds is not None
         if row.refused:
-            # Whatever else a source calls its artifacts, there are not many kinds to show.
+            # The number of kinds to show is bounded, even if a source invents names.
             self.refused[row.refused if row.refused in KINDS else OTHER_KIND] += 1
         if (row.outcome in TROUBLE or row.outcome is RowOutcome.HELD) and len(self.failures) < MAX_FAILURES:
             self.failures.append(row)

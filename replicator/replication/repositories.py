@@ -107,7 +107,7 @@ class RepositoryLister:
         self._registries = registries
 
     async def failures(self) -> AsyncGenerator[NotListed, None]:
-        """List every project once; yield what can't be listed, and go on with the rest."""
+        """List every project once; yield the failures, and continue with the rest."""
         projects: dict[tuple[str, str], list[Source]] = {}
         anywhere: dict[str, list[Source]] = {}
         for source in self._narrowing.sources():
@@ -134,7 +134,7 @@ class RepositoryLister:
 
     async def _list(self, registry: str, project: str, sources: list[Source]) -> AsyncGenerator[NotListed, None]:
         try:
-            # Any repository of the project stands for it: the rules may have a login of its own for a project.
+            # Any repository represents the project: the rules may have a separate login for a project.
             api = HarborApi(registry, self._registries.transport(Repository(registry, f"{project}/x")))
             self.artifacts[registry, project] = 0
             async for listed in api.repositories(project):
@@ -194,7 +194,7 @@ class QuotaCount:
         rules: those that are listed. What they need by themselves is reported where they are loaded.
 
     Attributes:
-        uses: what is needed at each account.
+        uses: the need at each account.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -272,7 +272,7 @@ class SweptHarbor:
         self._until = float("-inf")
 
     def api(self, project: str = "x") -> HarborApi:
-        """Return a client with the login for a project; any repository stands for it."""
+        """Return a client with the login for a project; any repository represents it."""
         place = Repository(self.registry, f"{project}/x")
         return HarborApi(self.registry, self.copier.registries.transport(place))
 
@@ -284,12 +284,12 @@ class SweptHarbor:
         projects = {each.repository.name.partition("/")[0] if each.repository else each.project for each in sources}
         try:
             if not self.is_harbor:
-                # Again if it was none: what stands in front of a Harbor may have answered for it while it was away.
+                # Ask again if it was none: a proxy in front of a Harbor may have answered while Harbor was away.
                 self.is_harbor = await self.api().is_harbor()
             if self.is_harbor:
                 system = await self.api(min(filter(None, projects), default="x")).system() or SystemInfo()
                 self.counts_changes = system.release is None or system.release >= _FIRST_VERSION
-                # An anonymous login is told neither the version nor this.
+                # Harbor shows an anonymous login neither the version nor this.
                 self.notifies = system.notifies if system.version is not None else None
                 await self._find_secrets(rules, sorted(filter(None, projects)))
                 if None in projects:

@@ -145,7 +145,7 @@ def open_verifying_key(file: Path) -> VerifyingKey:
     try:
         return VerifyingKey.of(load_pem_public_key(content))
     except (ValueError, UnsupportedAlgorithm):
-        raise _problem(f"{file} is no public key that can be used: give {_WANTED}") from None
+        raise _problem(f"{file} is not a usable public key: give {_WANTED}") from None
 
 
 def _private(file: Path, content: bytes) -> Any:
@@ -154,15 +154,15 @@ def _private(file: Path, content: bytes) -> Any:
 
     if any(f"-----BEGIN {label}-----".encode() in content for label in _ENCRYPTED):
         raise _problem(
-            f"{file} is encrypted, as every key that cosign makes, and can't be used: name a file that is not there, "
-            "so that a key is made; cosign takes that over with cosign import-key-pair --key FILE"
+            f"{file} is encrypted, like all keys of cosign, and can't be used: give a file that does not exist, and "
+            "a key is created there; cosign can import it with cosign import-key-pair --key FILE"
         )
     try:
         key = load_pem_private_key(content, None)
         VerifyingKey.of(key.public_key())
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # The library's own words might quote the file.
-        raise _problem(f"{file} is no private key that can be used: give {_WANTED}") from None
+        raise _problem(f"{file} is not a usable private key: give {_WANTED}") from None
     return key
 
 
@@ -231,7 +231,7 @@ def open_envelope(line: bytes, file: Path, key: VerifyingKey) -> dict[str, Any]:
         raise NotGenuine(
             f"the signature of {file} does not fit",
             f"it was changed, or signed with another key than {key.id[:16]}…",
-            "check that --key is the public key of whoever made it",
+            "check that --key is the public key of its signer",
         )
     try:
         statement = json.loads(payload)

@@ -8,8 +8,8 @@ What is read: the repositories that changed since the last sweep, and those of f
 committed late. A repository is compared as in a backfill, but a digest that a destination was seen to hold costs no
 request there. A tag that differs is queued as if an event had announced it.
 
-A label is no change of its repository, and no event tells of it. So every ten minutes the repositories of rules that
-ask for labels are compared too, with the lists that a sweep has left.
+A new label does not change its repository, and no event announces it. So every ten minutes the repositories of rules
+that ask for labels are compared too, with the lists that a sweep has left.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _MOST_PENDING = 1000
 _ONCE_SECONDS, _MOST_QUEUED = 86_400.0, 100_000
 """A copy is queued once in so many seconds for the same digest: the pull of a copy that fails is a change, too."""
 _HARBOR_SECONDS = 60.0
-"""Time for the sweep of one Harbor; the next one goes on where it was."""
+"""Time for the sweep of one Harbor; the next one continues from the same place."""
 _STOP_SECONDS = 5.0
 _BROKEN_PAUSE = 60.0
 
@@ -106,7 +106,7 @@ class Sweeper:
         self._harbors.clear()
 
     def stop(self) -> None:
-        """End within seconds; another process goes on where this one was."""
+        """End within seconds; another process continues from the same place."""
         self._stopping.set()
 
     def beside(self) -> contextlib.AbstractAsyncContextManager[None]:
@@ -173,7 +173,7 @@ class Sweeper:
         return any(sweep.young for sweep in sweeps)
 
     async def keep(self, projects: Mapping[str, SweptProject], replaced: int = 0, place: str = "") -> bool:
-        """Store how far projects were swept; return whether this process still leads, and goes on."""
+        """Store the progress of projects; return whether this process still leads and continues."""
         return await self._sweeps.keep(projects, replaced, place) and not self._stopping.is_set()
 
     async def compare(self, found: Sequence[Found], rules: str) -> tuple[dict[_Copy, Job], dict[_Copy, Job], bool]:
@@ -254,7 +254,7 @@ class _Sweep:
         self.young, self.leads = False, True
 
     async def within(self, seconds: float, *, whole: bool) -> None:
-        """Sweep for so long at most; the next sweep goes on where this one was."""
+        """Sweep for at most this long; the next sweep continues from the same place."""
         try:
             async with asyncio.timeout(seconds):
                 self.leads = await self.run(whole=whole)
@@ -263,7 +263,7 @@ class _Sweep:
             self._harbor.note("*", ConnectionFailed(f"a sweep takes longer than {seconds:.0f} s"))
 
     async def run(self, *, whole: bool) -> bool:
-        """Sweep; return whether this process still leads, and goes on."""
+        """Sweep; return whether this process still leads and continues."""
         harbor = self._harbor
         await harbor.look(self._rules)
         if not harbor.is_harbor:

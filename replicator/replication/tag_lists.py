@@ -36,13 +36,13 @@ TAGS_A_PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class TagInfo:
-    """What a list says about a tag.
+    """The facts of a list about a tag.
 
     Attributes:
         digest: of the artifact that it names.
         size: bytes of the artifact with all its parts; None if it is not known.
         pushed: when the tag was set, UTC; None if it is not known.
-        accessories: what is attached to the artifact.
+        accessories: the accessories of the artifact.
         is_index: whether the artifact has children.
         labels: names of the artifact's labels; none if they were not asked for.
         kind: of the artifact, as far as the list tells it.
@@ -137,7 +137,7 @@ class TagLister:
         harbors: hosts that are known to be Harbors; of others it is found out once.
 
     Attributes:
-        warnings: fall-backs that were taken, and why; whoever reports them removes them.
+        warnings: fall-backs that were used, with reasons; the reporter removes them.
         complete: the repositories whose tags were all listed.
     """
 
@@ -286,7 +286,7 @@ class TagLister:
             host.has_warned = True
             self.warnings.append(
                 f"{place.registry}: the login may not list artifacts (artifact:list, with tag:list and "
-                "accessory:list), so each repository's tags are listed alone, without their digests"
+                "accessory:list), so the tags of each repository are listed separately, without their digests"
             )
 
     def _login(self, place: Repository) -> tuple[Transport, str]:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 OUTAGE_SECONDS = 180.0
 """For how long a copy in the foreground waits for a registry; a Harbor starts again within a minute or two."""
-_NOT_LATEST = "it is not among the latest tags that its rule names"
+_NOT_LATEST = "it is not among the latest tags that its rule selects"
 _MAX_ATTEMPTS = 200
 _PAUSES = (0.0, 1.0, 2.0, 4.0)
 """Seconds before each further attempt: a registry may take a moment to see a repository that its API created."""
@@ -174,13 +174,13 @@ async def transfer(
 
     Args:
         copier: makes the copy.
-        request: what is copied where, and how.
+        request: source, destination and options of the copy.
         own: the digests that this installation wrote under the destination's tag.
         permit: awaited before anything is sent, see `Copier.copy`.
         writing: called before the tag is written.
         confirm: awaited right before the tag is written; what it raises ends the copy.
         answered: called when such a write is over, see `Copier.copy`.
-        progress: hears of blob bytes as they are read, and of every blob that will be sent.
+        progress: called with blob bytes as they are read, and with every blob that will be sent.
 
     Raises:
         SourceNotFound: the source does not exist.
@@ -331,13 +331,13 @@ def rates_of(settings: Settings) -> Rates:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What processes share; None of each for a process alone.
+    """State that processes share; each is None for a single process.
 
     Attributes:
         locks: the uploads of other processes.
-        selections: what other processes selected of images.
+        selections: selections of images by other processes.
         surveys: which repositories other processes read for blobs to mount.
-        refused: what destinations refuse.
+        refused: the kinds that destinations refuse.
     """
 
     locks: BlobLocks | None = None
@@ -361,7 +361,7 @@ async def open_registries(
     Args:
         settings: timeouts and concurrency.
         access: how each registry is reached, and with which login.
-        shared: what other processes know; None for a process alone.
+        shared: the knowledge of other processes; None for a single process.
         neighbours: names repositories that may have blobs to mount; None for none.
         observer: called for every request.
         rates: those of this process; None to take all that the settings allow for itself.

@@ -1,4 +1,4 @@
-"""A closer look at destinations than a comparison of tags: what their images consist of, and which tags nobody names.
+"""A deeper check of destinations than a comparison of tags: the parts of their images, and tags that no rule names.
 
 The rows of a comparison wait in a temporary database meanwhile, and are looked at part by part. Nothing is written at
 any registry, and no manifest is read at a source.
@@ -77,7 +77,7 @@ class Verification:
         """Yield the rows, sorted by destination and source.
 
         Args:
-            deep: read the manifests of what is equal at its destination, and ask for each blob; a row whose image
+            deep: also read the manifests of equal images at the destination, and ask for each blob; a row whose image
                 lacks a part there is `State.INCOMPLETE` then.
 
         Raises:
@@ -88,7 +88,7 @@ class Verification:
                 yield row
 
     async def extras(self, destinations: Iterable[Repository]) -> AsyncGenerator[Compared, None]:
-        """Yield what destinations have that no rule or no source tag names.
+        """Yield the tags of destinations without a rule or a source tag.
 
         Signatures count as named as long as the image that they belong to is there. What came to a source since it was
         listed counts as named too.
@@ -212,7 +212,7 @@ class Verification:
             return Compared("", str(destination), State.FAILED, note=str(explained(error)))
         if head is None:
             return None
-        note = "no rule and source tag names it"
+        note = "no rule copies any source tag to it"
         return Compared("", str(destination), State.EXTRA, destination_digest=head.digest, note=note)
 
     async def _is_named_now(self, destination: Reference) -> bool:

@@ -173,7 +173,7 @@ def read_auth(
             warnings.append(Problem(entry.path, message))
         former.insert(0 if is_used else len(former), host)
         reader = _Entry(registry, entry, environ, folder, warnings)
-        # An entry with a bad key is read all the same, to report the mistakes inside of it.
+        # An entry with a bad key is still read, to report the mistakes inside it.
         access = reader.read()
         origin: dict[str, str] = {}
         if access is not None and reader.lacks_login:
@@ -286,7 +286,7 @@ class _Entry:
         # image-syncer's README shows $NAME as a whole value, but $ is legal in passwords. Only the name of a variable
         # that is set is shown, since any other text may be a password.
         if name in ("username", "password") and (variable := named_variable(text)) is not None:
-            message = "looks like a variable, but none of this name is set, so it is used as it is"
+            message = "looks like a variable, but no variable has this name, so the text is used unchanged"
             if self._environ.get(variable):
                 message, text = f"looks like a variable and {variable} is set, so its value is used", f"${{{variable}}}"
             self._warnings.append(Problem(node.path, f"{message}; write a variable as ${{NAME}}"))

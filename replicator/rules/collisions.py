@@ -40,7 +40,7 @@ class _Flow:
 
     @property
     def around(self) -> tuple[str, str]:
-        """What the destination's tag has before and behind the source's."""
+        """The text of the destination's tag before and behind the source's."""
         before, _, after = self.target.ends(self.repository, "\0")[0].partition("\0")
         return before, after
 
@@ -88,14 +88,14 @@ class CollisionSearch:
     def _check_flow(self, flow: _Flow, others: list[_Flow]) -> None:
         for tag, sources in (flow.tags or {}).items():
             if len(sources) > 1:
-                self._wrong(flow, f"the tag {tag} would come from {_and(sources)}; give each a tag of its own")
+                self._wrong(flow, f"the tag {tag} would come from {_and(sources)}; give each its own tag")
                 return
         doubts: list[str] = []
         for other in others:
             certain, possible = _collide(flow, other)
             message = f"it would get different images from this rule and from {_told(other.rule, flow.rule)}"
             if certain:
-                self._wrong(flow, f"{message}; send each to a repository or tag of its own")
+                self._wrong(flow, f"{message}; send each to its own repository or tag")
                 return
             if possible:
                 doubts.append(f"{message} if both tag filters let the same tag pass")
@@ -227,7 +227,7 @@ def _hidden(rule: Rule, target: DestinationTag) -> tuple[str, ...]:
 
 
 def _inverse(rule: Rule, target: DestinationTag, destination: Repository) -> Repository | None:
-    """Return the repository that the rule would send to ``destination``, or None if that can't be told."""
+    """Return the repository that the rule would send to ``destination``, or None if that is not known."""
     before, braces, after = _shown(rule, target).partition("{name}")
     name = destination.name
     if not braces or "{" in before + after or rule.source.project is None:
@@ -247,7 +247,7 @@ MOST_FLAT = 256
 
 
 def may_collide(rules: Iterable[Rule]) -> bool:
-    """Tell whether two sources can go to one destination tag under ``rules``, whatever repositories exist."""
+    """Tell whether two sources can go to one destination tag under ``rules``, for any existing repositories."""
     seen: list[tuple[str, bool]] = []
     for rule in rules:
         for target in rule.targets:
@@ -364,7 +364,7 @@ class ListingCollisions:
         if destination.tag is None or destination.repository not in self._candidates:
             return
         if request.problem is not None or (request.signature and request.options.signatures is None):
-            # Equal images share the name of their signatures. Nobody asked for these, so no rule is at fault.
+            # Equal images share the name of their signatures. No rule requests these, so no rule is at fault.
             return
         origin: _Origin = (source, request.rule)
         if source.digest is None and source.tag is not None and source.tag in destination.tag:

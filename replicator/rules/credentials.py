@@ -211,7 +211,7 @@ def _namespace(name: str) -> str:
 
 @dataclass(slots=True)
 class PersonalUse:
-    """What copies need at one account of the Personal Edition. What else is there is not known.
+    """The need of copies at one account of the Personal Edition. Its other content is not known.
 
     Attributes:
         hosts: the names by which it is reached.
@@ -247,7 +247,7 @@ class PersonalUse:
 
     @property
     def summary(self) -> str:
-        """What is needed at most, beside the quotas."""
+        """The maximum need, beside the quotas."""
         repositories = len(self.repositories) + len(self.possible)
         namespaces = len(self._possible_namespaces)
         up_to = "up to " if namespaces > len(self.namespaces) else ""
@@ -278,7 +278,7 @@ class PersonalUse:
         named = ", ".join(sorted(namespaces)[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
         return (
             f"the rules need {up_to}{number} namespaces at {self.place} ({named}), and an account has "
-            f"{PERSONAL_NAMESPACES} in the Personal Edition: send several projects to one namespace, as in "
+            f"{PERSONAL_NAMESPACES} in the Personal Edition: copy several projects to one namespace, as in "
             f"{self._example}/{{flat}}, or use the Enterprise Edition"
         )
 
@@ -301,13 +301,13 @@ class PersonalUse:
     def _too_many(self, number: str) -> str:
         return (
             f"the rules need {number} repositories at {self.place}, and an account has {PERSONAL_REPOSITORIES} "
-            f"in the Personal Edition: put many into one, as in {self._example}/all:{{flat}}-{{tag}}, "
-            "name fewer in the rules, or use the Enterprise Edition"
+            f"in the Personal Edition: copy many into one, as in {self._example}/all:{{flat}}-{{tag}}, "
+            "include fewer in the rules, or use the Enterprise Edition"
         )
 
 
 class PersonalUses:
-    """What the rules need at each account of ACR's Personal Edition.
+    """The need of the rules at each account of ACR's Personal Edition.
 
     It begins with what the rules alone tell: the namespaces that they fix, and the destinations of sources without
     wildcards.
@@ -337,7 +337,7 @@ class PersonalUses:
 
         Args:
             destination: any destination of the rules.
-            certain: whether it gets an image, whatever tags there are.
+            certain: whether it gets an image with any set of tags.
         """
         if edition_of(destination.registry) is not Edition.PERSONAL:
             return None

@@ -1,4 +1,4 @@
-"""Reader of the ``defaults`` section, and of the keys that say what of an image is copied, where to, and over what.
+"""Reader of the ``defaults`` section, and of the keys for parts of an image, its destination and replacements.
 
 The defaults give a meaning to ``""`` as a destination, where the command line wins over the file. ``types``,
 ``platforms``, ``attestations``, ``signatures``, ``overwrite`` and ``public`` stand in ``defaults`` for all rules, or in
@@ -232,7 +232,7 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class RulesOptions:
-    """What rules depend on beside their files.
+    """Inputs of the rules beside their files.
 
     Attributes:
         environ: the values of ``${NAME}``; by default the environment.

@@ -216,7 +216,8 @@ class _Reader:
             problem = f"{shorten(text)} has no repository after the registry"
         elif registry == HUB and path.startswith("library/"):
             problem = (
-                f"{shorten(written)} is one of Docker's own images, which nobody can push; write host/namespace/name"
+                f"{shorten(written)} is one of Docker's own images, and nobody can push there; write "
+                "host/namespace/name"
             )
         elif at and self._source is not None and digest != self._source.digest:
             problem = (
@@ -305,7 +306,7 @@ class _Reader:
 
 
 def _speaks_of_signatures(tags: TagFilter) -> bool:
-    """Tell whether a rule's tags say themselves what becomes of cosign's: they name one, or leave them out."""
+    """Tell whether a rule's tags decide about cosign's themselves: they name one, or leave them out."""
     if any(map(is_signature_tag, tags.exact or ())):
         return True
     left_out = TagFilter(exclude=tags.exclude)
@@ -381,7 +382,7 @@ def _all_checked(items: list[Node], check: Callable[[str], object]) -> tuple[str
 
 def _check_label(text: str) -> None:
     if not text.strip() or not text.isprintable():
-        raise ValueError("is not the name of a label: it is empty, or has characters that can't be seen")
+        raise ValueError("is not the name of a label: it is empty, or has invisible characters")
     if len(text) > _MAX_LABEL:
         raise ValueError(f"{shorten(text)} is longer than {_MAX_LABEL} characters, the most that Harbor allows a label")
 

@@ -253,7 +253,7 @@ class _Part:
         rules: those without mistakes.
         named: what needs a login.
         credentials: the sound logins.
-        warnings: what is allowed but looks like a mistake.
+        warnings: allowed settings that look like a mistake.
         is_rest: whether it is what is left of a file with mistakes, see `without_rules`.
     """
 

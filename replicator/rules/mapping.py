@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _STARS = re.compile(r"\*+")
 _FILLINGS = {False: ("", "x"), True: ("", "x", "/", "x/", "/x", "x/x")}
-"""What stands for a star in samples, and for two: with a slash the project is another one."""
+"""The text that replaces one star in samples, and two stars: with a slash the project is another one."""
 _MOST_STARS = 3
 
 
@@ -149,7 +149,7 @@ def parse_source(key: str, wrong: Callable[[str], None]) -> SourcePattern | None
     elif mark == "@":
         digest = suffix
         if "," in suffix and all(map(is_digest, suffix.split(","))):
-            note("a source has one digest at most; write a source for each")
+            note("a source has at most one digest; write one source for each digest")
         elif not is_digest(suffix):
             note(f"{shorten(suffix)} is not a digest: write sha256: and 64 hex characters, or sha512: and 128")
         elif is_glob(path):
@@ -195,7 +195,7 @@ def _parse_tags(text: str, wrong: Callable[[str], None]) -> tuple[str, ...]:
         wrong("a source has a tag or a digest, not both; to tag a digest, append the tag to the destination")
         return ()
     if is_expression(text) and "/,/" in text:
-        wrong("a source has one expression at most; write several as tags: {include: [/a/, /b/]} of the destination")
+        wrong("a source has at most one expression; write several as tags: {include: [/a/, /b/]} of the destination")
         return ()
     # A comma may be part of an expression, so an expression is never split.
     tags = (text,) if is_expression(text) else tuple(text.split(","))
@@ -289,7 +289,7 @@ class Template:
             ValueError: there is none, e.g. for a nested name at ACR; the message says why.
         """
         if "/" not in source.name and "project" in self.placeholders:
-            raise ValueError(f"{source.name} is in no project, and {{project}} needs one")
+            raise ValueError(f"{source.name} is not in a project, and {{project}} needs one")
         path = _filled_in(self.path, source)
         repository = Repository(self.registry, path)
         segments = path.count("/") + 1
@@ -301,7 +301,7 @@ class Template:
         """Return why ACR can't hold ``destination``, which `expand` has returned, and what to do; None if it may."""
         if (problem := name_problem(destination)) is None:
             return None
-        return f"{problem}; change {self}, or leave the repository out of this rule and give it a rule of its own"
+        return f"{problem}; change {self}, or exclude the repository from this rule and give it its own rule"
 
     def fixed_name_problem(self, source: SourcePattern) -> str | None:
         """Return why ACR can't hold the destination of any match of ``source``, as far as the rule alone tells.

@@ -275,7 +275,7 @@ def yaml_problem(error: MarkedYAMLError, text: str, *, with_libyaml: bool) -> st
     """Return the parser's own words with line and column, and what to do; nothing of the file is in them.
 
     Args:
-        error: what PyYAML raised.
+        error: the error of PyYAML.
         text: the content of the file.
         with_libyaml: whether libyaml was the parser: it quotes its own tokens only.
     """

@@ -4,7 +4,7 @@ In a glob ``*`` stands for any run of characters without a slash, ``**`` for any
 other than a slash. A regular expression for tags is written between slashes, ``/^v[0-9]+$/``, and is found anywhere
 in the tag unless it is anchored.
 
-RE2 runs the expressions (https://github.com/google/re2/wiki/Syntax): its time is linear in the tag, whatever the
+RE2 runs the expressions (https://github.com/google/re2/wiki/Syntax): its time is linear in the tag, for any
 expression. An expression that only Python's ``re`` understands, such as one with a lookahead, stays on ``re``, with a
 warning, and is refused where it could backtrack without end.
 """
@@ -199,7 +199,7 @@ def _compile_re2(expression: str) -> tuple[Callable[[str], object] | None, str]:
     # RE2 would write to stderr, and the errors come back as exceptions anyway.
     options.log_errors = False
     try:
-        # Only the end of the text is spelt differently; whatever else both accept means the same for tags.
+        # Only the end of the text is spelt differently; all other syntax that both accept means the same for tags.
         compiled = re2.compile(re.sub(r"\\(?s:.)", lambda match: match[0].replace("Z", "z"), expression), options)
     except re2.error as error:
         _, colon, construct = error.args[0].decode(errors="replace").partition(": ")

@@ -37,7 +37,7 @@ class CopyRequest:
         force: whether to copy even if the destination names the right digest.
         absent: whether the destination had no such tag when the copy was requested.
         accessories: the signatures that a list has shown of the image; None if none was read.
-        overwrite: what may be replaced at the destination.
+        overwrite: the tags at the destination that may be replaced.
         problem: why the copy can't be made, and what to do; its destination is only a name for it then. None if it
             can be made.
     """
@@ -57,7 +57,7 @@ class CopyRequest:
 
     @property
     def origin(self) -> str:
-        """The source by its tag, where it has one: the digest of that tag may be named besides."""
+        """The source by its tag, if it has one; the digest of that tag may be given too."""
         source = self.source
         return str(source) if source.tag is None else f"{source.repository}:{source.tag}"
 
@@ -243,7 +243,7 @@ def find_collisions(requests: Iterable[CopyRequest]) -> list[Collision]:
 
 
 class HasSources(Protocol):
-    """What is narrowed: `replicator.rules.ruleset.Rules`."""
+    """The rules to narrow: `replicator.rules.ruleset.Rules`."""
 
     def sources(self) -> tuple[Source, ...]:
         """Return the sources of a backfill."""
@@ -363,7 +363,7 @@ class Matched:
             del self._patterns[text]
 
     def unmatched(self) -> list[str]:
-        """Return, in words, what has matched nothing."""
+        """Return, in words, the options that have matched nothing."""
         if self._narrowed:
             return [f"--only {text} matches nothing" for text in self._patterns]
         return [f"the rule {key} matches nothing" for key in self._keys]

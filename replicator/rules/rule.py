@@ -40,7 +40,7 @@ class DestinationTag:
         digest_tag: the tag for a source that is a digest, if it gets one.
         options: the parts of an image to copy, as far as the destination's name tells them.
         path: its path in the file.
-        overwrite: what may be replaced there.
+        overwrite: the tags there that may be replaced.
         excluded: globs for repositories of the source that do not go there.
         automatic: whether the destination decides about attestations.
     """
@@ -256,7 +256,7 @@ class Rule:
 def _is_signature(tag: str | None, target: DestinationTag) -> bool:
     """Tell whether a push is one of signatures that are wanted.
 
-    Where nobody asked for them, Harbor's list tells of all that it attaches to an image. So a digest alone is none, and
+    If no rule asks for them, Harbor's list shows all that it attaches to an image. So a digest alone is none, and
     no list of tags is read for tags that are written out.
     """
     wanted = target.options.signatures
@@ -278,8 +278,8 @@ class Route:
         whole: whether the rules must see all tags together. If not, ``Rules.asked`` for one page of tags after
             another gives the same copies as for all tags at once.
         labels: whether the rules must see the labels of the tags.
-        unfit: why some copies are not asked for, whatever the tag: there is no such destination.
-        problems: why some copies fail, whatever the tag: the destination can't hold the name.
+        unfit: why some copies are not requested for any tag: there is no such destination.
+        problems: why some copies fail for every tag: the destination can't hold the name.
     """
 
     destinations: frozenset[Repository]
@@ -342,7 +342,7 @@ def _is_whole(rule: Rule, target: DestinationTag) -> bool:
 
 
 def has_no_labels(source: SourcePattern) -> str:
-    """Return why no image of a source can have labels of Harbor; empty if that can't be told from its name."""
+    """Return why no image of a source can have labels of Harbor; empty if its name does not show it."""
     if is_acr_host(source.registry) or source.registry in _NO_HARBORS:
         return f"only a Harbor has labels, and {source.registry} is not a Harbor; remove this"
     repository = source.repository
@@ -357,7 +357,7 @@ def source_doubts(text: str, source: SourcePattern | None) -> Iterator[str]:
         return
     yield from hub_doubts(text, str(source.repository))
     if source.digest is not None and ":" in text.partition("@")[0].partition("/")[2]:
-        yield "the digest decides, and the tag before it is ignored; to keep the tag, append it to the destination"
+        yield "the digest is used, and the tag before it is ignored; to keep the tag, append it to the destination"
 
 
 def hub_doubts(written: str, name: str) -> Iterator[str]:

@@ -40,7 +40,7 @@ class Rules:
     Args:
         rules: in the order of the file; of several files, in the order of their names.
         credentials: from ``auth``.
-        warnings: what is allowed but looks like a mistake.
+        warnings: allowed settings that look like a mistake.
         logins: pairs of a registry and the origin of its login, in words.
         out: names of rules files whose rules are not among them, because of a problem.
     """
@@ -83,7 +83,7 @@ class Rules:
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
-        """Short digests of what is copied where, a few hundred at most, whatever tags and options are chosen.
+        """Short digests of sources and destinations, a few hundred at most, independent of tags and options.
 
         Two versions of one file have some in common, and the files of two installations have none.
         """
@@ -103,7 +103,7 @@ class Rules:
     def rivals(self, request: CopyRequest) -> list[Reference]:
         """Return other sources that go to the destination of a copy if they exist, as far as the rules alone tell.
 
-        Sorted, and those that `{flat}` makes equal `collisions.MOST_FLAT` at the most.
+        Sorted; of those that `{flat}` makes equal at most `collisions.MOST_FLAT`.
         """
         return sorted({each.source for each in self.claims(request.destination)} - {request.source}, key=str)
 
@@ -135,9 +135,9 @@ class Rules:
     def destinations(self, reference: Reference) -> tuple[CopyRequest, ...]:
         """Return every copy that the rules ask for after a push of ``reference``.
 
-        A rule for tags decides by the tag and copies by tag, whatever digest is given with it; a rule for a digest
+        A rule for tags decides by the tag and copies by tag, and ignores a digest beside it; a rule for a digest
         decides by the digest. If a rule for tags has ``signatures``, a digest alone and a tag of signatures count as
-        signatures, whatever its filter. A copy that several rules ask for is returned once.
+        signatures, with any filter. A copy that several rules request is returned once.
         """
         reference = Reference(_lowered(reference.repository), reference.tag, reference.digest)
         found: list[CopyRequest] = []

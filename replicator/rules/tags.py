@@ -5,7 +5,7 @@ There are two kinds of ranges of versions. A range in the form of PEP 440 (https
 (https://github.com/npm/node-semver#ranges) and reads tags as semantic versions (https://semver.org).
 
 A tag can be written more loosely than a semantic version: a ``v`` in front is allowed, the second and third number may
-be missing, and ``_`` stands for ``+``, which no tag can hold. Helm pushes charts so.
+be missing, and ``_`` replaces ``+``, because no tag can contain a ``+``. Helm pushes charts so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""YAML as plain values: each scalar a text, of which code that wants a number can make one; see `read_document`."""
+"""YAML as plain values: each scalar is a text that other code may turn into a number; see `read_document`."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ class Webhook:
                     reasons[f'"{image.repository}:'] = _PART_SECONDS
         destinations = await hasten(self._queue, ErrorClass.NOT_YET, reasons) if reasons else []
         if not destinations:
-            return {"ignored": f"{event.type}: no copy waits for it"}, False
+            return {"ignored": f"{event.type}: no copy is waiting for it"}, False
         return {"hastened": destinations[:_SHOWN], "number": len(destinations)}, True
 
     def _requests(self, push: Push, registry: str | None) -> tuple[Iterable[CopyRequest], str]:
@@ -211,7 +211,9 @@ class Webhook:
             if len(matching) != 1:
                 where = push.host or "a Harbor that the event does not name"
                 several = (
-                    "; rules of several Harbors match, so name the Harbor in the webhook's URL" if matching else ""
+                    "; rules of several Harbors match, so add the Harbor's name to the webhook's URL"
+                    if matching
+                    else ""
                 )
                 return (), f"{image} is at {where}, which is not a source of any rule{several}"
             (host,) = matching
@@ -237,7 +239,7 @@ class Webhook:
         """Return the Harbor that a push came from, as `canonical` spells it; None if no rule has it as its source.
 
         The webhook's URL decides, then the name in the event. If the rules have only one source registry it must be
-        that one, whatever Harbor calls itself: behind a proxy its own name is often another.
+        that one, independent of Harbor's name for itself: behind a proxy that is often another.
         """
         if registry is not None:
             return canonical(registry)
@@ -247,11 +249,11 @@ class Webhook:
 
 
 class Readiness:
-    """Whether events can be queued: Redis is asked once a second at most, whoever asks this.
+    """Whether events can be queued: Redis is asked at most once a second.
 
     Args:
         queue: must accept writes.
-        problems: what else stands against it.
+        problems: other reasons against readiness.
     """
 
     def __init__(self, queue: Queue, problems: Problems) -> None:
@@ -274,8 +276,8 @@ class Readiness:
         except QueueError as error:
             # A fault of the state directory names it after a semicolon; every other one may name an address.
             fault, _, _ = self._queue.fault().partition(";")
-            trouble = fault or f"the queue can't take or give work ({type(error.__cause__ or error).__name__})"
-            trouble += "; the log says more"
+            trouble = fault or f"the queue can't accept or hand out work ({type(error.__cause__ or error).__name__})"
+            trouble += "; see the log"
             if trouble != self._trouble:
                 log.warning("not ready", reason=error)
         self._asked, self._trouble = time.monotonic(), trouble

@@ -85,7 +85,7 @@ def _matches(given: bytes, token: str) -> bool:
 
 
 def user_of(authorization: str) -> str:
-    """Return the user name of an ``Authorization`` header; empty without one. Nobody verifies it."""
+    """Return the user name of an ``Authorization`` header; empty without one. It is not verified."""
     return _basic(authorization)[0].decode(errors="replace")
 
 

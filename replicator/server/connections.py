@@ -1,4 +1,4 @@
-"""Connections to the HTTP server, with bounds on what a stranger can send.
+"""Connections to the HTTP server, with bounds on the input of strangers.
 
 uvicorn limits neither the size of a request's head nor the time it may take to arrive, nor how many requests wait for
 an answer: anyone who reaches the port could fill the memory with headers or with requests, or hold every connection
@@ -202,7 +202,7 @@ class BoundedProtocol(HttpToolsProtocol):
         raise ValueError(reason)
 
     def _refuse(self, reason: str) -> None:
-        """Answer 400 and close; a request still being answered is told that its client is gone."""
+        """Answer 400 and close; a request still being answered sees that its client is gone."""
         if self.transport.is_closing():
             return
         _refused.warning(self.client[0] if self.client is not None else None, reason=reason)

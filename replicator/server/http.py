@@ -1,4 +1,4 @@
-"""The HTTP server: its socket, its TLS certificate, and uvicorn with bounds on what a stranger can send.
+"""The HTTP server: its socket, its TLS certificate, and uvicorn with bounds on the input of strangers.
 
 Starlette bounds no body; what else a stranger can send is bounded in `replicator.server.connections`. Each request has
 an id, in the answer and in the logs.
@@ -100,7 +100,7 @@ def bind(address: str) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # Both families for every address, whatever the system's default is.
+            # Both families for every address, independent of the system's default.
             both = host in ("", "::") and socket.has_dualstack_ipv6()
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not both))
         bound.bind((host, port))
@@ -156,7 +156,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept connections.
 
-        Not as uvicorn does it: asyncio's servers tell nobody of connections that have not finished their handshake.
+        Not as uvicorn does it: asyncio's servers do not report connections that have not finished their handshake.
         """
         await self.lifespan.startup()
         self.servers = []
@@ -206,7 +206,7 @@ class Server(uvicorn.Server):
                 ssl_shutdown_timeout=_CLOSE_SECONDS if self._tls is not None else None,
             )
         except OSError:
-            # No handshake, or one that took too long; who connects in this way is nobody to tell anyone of.
+            # No handshake, or one that took too long: such a client is not worth a report.
             self._strangers.remove(protocol)
         except asyncio.CancelledError:
             self._strangers.remove(protocol)

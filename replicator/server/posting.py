@@ -31,7 +31,7 @@ _MAX_RETRY_AFTER = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of a request.
+    """The result of a request.
 
     Attributes:
         status: the HTTP status; None if there was no answer.

@@ -4,7 +4,7 @@ Both expose probes and metrics, at the webhook's address or one of their own, an
 that runs the scheduled reconcile.
 
 At SIGTERM or SIGINT the worker starts no more copies and the running ones get the drain time; until then events are
-still accepted, because they are durable in the queue whoever copies them. A second signal ends the process at once.
+still accepted, because the queue keeps them for any worker. A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class _Stopping:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What both processes consist of."""
+    """The parts of both processes."""
 
     queue: Queue
     metrics: Metrics

@@ -94,7 +94,7 @@ async def open_queue(settings: Settings) -> AsyncIterator[Queue]:
 def origin_of(settings: Settings) -> str:
     """Return a digest of the place of the rules file: on this machine, by its directory, which edits do not replace.
 
-    Its present content is a later version of what was there before, even if nothing of that is left.
+    Its present content is a later version of the earlier content, even if none of that is left.
     """
     file = settings.config or settings.images
     try:
@@ -122,7 +122,7 @@ async def open_copier(
         settings: timeouts and concurrency.
         rules: whose credentials are used; no other host is contacted.
         queue: whose Redis holds what is shared.
-        observer: told of every request.
+        observer: called with every request.
         neighbours: names repositories that may have blobs to mount; None for the destinations of the rules.
         recovered: see `LoginPatience`; given by processes that run for years, which also try again a login that has
             never worked.
@@ -204,7 +204,7 @@ def make_worker(
         handler: does one job, see `replicator.replication.job.Handler`.
         concurrency: copies at once in each lane.
         policy: when a failed copy is retried.
-        observer: told of every finished attempt.
+        observer: called with every finished attempt.
         in_force: the rules that the handler has in force.
     """
     from replicator.replication.enqueue import answered

@@ -166,7 +166,7 @@ class Traces:
             # A request that belongs to no copy, such as a reconcile's, gets no span.
             if not self._api.get_current_span().is_recording():
                 return
-            # The observer hears of a request only at its end, so the span is backdated.
+            # The observer is called only at the end of a request, so the span is backdated.
             ended = time.time_ns()
             span = self._tracer.start_span(
                 method,

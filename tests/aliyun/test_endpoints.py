@@ -119,14 +119,14 @@ def test_a_host_of_any_name_is_acr_from_its_first_challenge_on() -> None:
     assert is_acr("Hub.acme.com:443")
     assert not is_acr("hub.acme.com:8443"), "another port may be another registry"
     assert edition_of("hub.acme.com") is ENTERPRISE
-    told = "ACR, Enterprise Edition, as told by its token challenge for cri-0123456789abcdef"
+    told = "ACR, Enterprise Edition, recognized by its token challenge for cri-0123456789abcdef"
     assert str(EDITIONS.find("hub.acme.com")) == told
 
 
 def test_a_challenge_wins_over_a_name_and_tells_what_no_name_does() -> None:
     newer, personal = "registry.example.cr.aliyuncs.com", "registry.cn-beijing.aliyuncs.com"
     assert (is_acr(newer), edition_of(newer), edition_of(personal)) == (True, None, PERSONAL)
-    assert str(EDITIONS.find(newer)) == "ACR, as told by its host name"
+    assert str(EDITIONS.find(newer)) == "ACR, recognized by its host name"
     EDITIONS.learn(newer, "registry.aliyuncs.com:cn-beijing:26842")
     EDITIONS.learn(personal, "registry.aliyuncs.com:cn-beijing:china:cri-0123456789abcdef")
     assert (edition_of(newer), edition_of(personal)) == (PERSONAL, ENTERPRISE)

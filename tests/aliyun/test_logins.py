@@ -139,7 +139,7 @@ async def test_the_openapi_is_not_asked_if_the_library_can_not_be_kept_from_the_
 ) -> None:
     stand_in, account = openapi
     monkeypatch.delattr("darabonba.core.os")
-    with pytest.raises(AccountIncomplete, match="darabonba-core can't be kept from the proxies of the environment"):
+    with pytest.raises(AccountIncomplete, match="darabonba-core can't ignore the environment's proxy variables"):
         await TemporaryLogins(REGISTRY, account).login(PERSONAL)
     assert stand_in.given == 0
 

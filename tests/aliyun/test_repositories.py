@@ -111,7 +111,7 @@ async def test_a_namespace_is_created_only_where_the_rules_allow_it(place: Place
 
 async def test_a_namespace_of_another_account_is_reported_as_one(place: Place) -> None:
     place.stand_in.others = {"new"}
-    with pytest.raises(Refused, match="may be another account's") as caught:
+    with pytest.raises(Refused, match="may belong to another account") as caught:
         await place.missing(Creates(Visibility.PRIVATE, namespaces=True)).create("new/app", PERSONAL)
     assert caught.value.error_class is ErrorClass.PERMANENT
 

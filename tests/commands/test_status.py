@@ -93,7 +93,7 @@ def test_registries_that_do_not_answer_are_named() -> None:
         seen, width=120
     )
     named = {"registry": "acr.example", "since": iso(NOON), "message": "no connection", "waiting": 1}
-    words = {"what": silence.sentence, "why": "no connection", "do": "nothing: it is tried again"}
+    words = {"what": silence.sentence, "why": "no connection", "do": "nothing: it is retried automatically"}
     assert seen.to_json()["silent"] == [named | words]
     assert "silent" not in status().to_json()
 
@@ -120,12 +120,12 @@ def test_a_process_that_does_not_use_its_files_is_told_with_since_when() -> None
         "serve", "1", "h", 1, NOON, NOON, "b.yaml: a typing mistake", problem_since=NOON, out=("b.yaml",)
     )
     seen = replace(status(), refusing=[process])
-    assert f"serve on h:1 does not use its files as they are since {iso(NOON)}: b.yaml" in printed(seen, width=120)
+    assert f"serve on h:1 does not use the current files since {iso(NOON)}: b.yaml" in printed(seen, width=120)
     told = {"host": "h", "pid": 1, "since": iso(NOON), "problem": "b.yaml: a typing mistake", "out": ["b.yaml"]}
     words = {
-        "what": f"serve on h:1 does not use its files as they are since {iso(NOON)}",
+        "what": f"serve on h:1 does not use the current files since {iso(NOON)}",
         "why": "b.yaml: a typing mistake",
-        "do": "correct the files: they are taken over when they change",
+        "do": "correct the files: changes are loaded automatically",
     }
     assert seen.to_json()["configuration"] == [told | words]
     assert "configuration" not in status().to_json()
@@ -219,9 +219,9 @@ def test_dead_letters_are_told_by_cause_with_a_line_each() -> None:
 def test_a_lane_with_queued_copies_that_no_worker_serves_is_named() -> None:
     seen = status()
     worker = replace(seen.workers[0], stopping=False)
-    assert "none copies" not in printed(replace(seen, workers=[worker]))
+    assert "none serves" not in printed(replace(seen, workers=[worker]))
     events = replace(worker, concurrency={Lane.EVENTS: 16})
-    assert "1 worker, but none copies for the lane backfill" in printed(replace(seen, workers=[events]))
+    assert "1 worker, but none serves the lane backfill" in printed(replace(seen, workers=[events]))
 
 
 def test_requests_and_bodies_that_wait_at_registries_are_counted_over_all_workers() -> None:

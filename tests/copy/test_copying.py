@@ -359,7 +359,7 @@ async def test_a_child_that_the_source_lost_is_named(pair: Pair) -> None:
     root = multi_arch(1)
     await pair.source.push("v1", root)
     await pair.source.delete(f"manifests/{root.children[1].digest}")
-    with pytest.raises(NotFound, match=f"{root.digest} names the child {root.children[1].digest}") as caught:
+    with pytest.raises(NotFound, match=f"{root.digest} lists the child {root.children[1].digest}") as caught:
         await pair.copy()
     assert explained(caught.value).do == PUSH_AGAIN
     assert not await pair.destination.has_tag("v1")

@@ -75,7 +75,7 @@ async def test_a_tag_is_replaced_as_far_as_the_rule_says(
         return
     where = differing.destination.reference("v1")
     assert (outcome.result, outcome.replaced) == (Result.SKIPPED, None)
-    assert outcome.note == f"left alone: {where} holds {OLD.digest}, overwrite: {overwrite}"
+    assert outcome.note == f"not replaced: {where} holds {OLD.digest}, overwrite: {overwrite}"
     assert differing.destination.faults.log.count("POST", "") == 0
 
 

@@ -159,7 +159,7 @@ async def test_each_failure_is_told_with_its_reason_and_the_rest_is_copied(house
     rows = report(house.directory / "r.json")
     assert (rows["good"]["outcome"], rows["bad"]["outcome"], rows["v9"]["outcome"]) == ("copied", "failed", "failed")
     assert "requested access to the resource is denied" in rows["bad"]["error"]
-    assert "it took the rest of the image" in rows["bad"]["do"]
+    assert "it accepted the rest of the image" in rows["bad"]["do"]
     assert "library/missing:v9 not found" in rows["v9"]["error"]
     assert all(rows["bad"][name] in ended.out for name in ("what", "why", "do"))
     assert "Traceback" not in ended.said

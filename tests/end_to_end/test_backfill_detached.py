@@ -93,7 +93,7 @@ async def test_beside_a_serve_with_other_rules_it_says_so_and_a_backfill_in_the_
         house.rules({"HARBOR/team/app": "ACR/image-syncer/team"}).rename(other)
         ended = await replicator("backfill", "--config", other, "--detach", cwd=house.directory)
         assert ended.code == 0, ended.said
-        assert "has these rules: copies that they do not name end as skipped" in ended.err
+        assert "has these rules: copies that their rules do not contain are skipped" in ended.err
         await serving.until("copies wait for their rules")
         check = await replicator("check", "--config", other, cwd=house.directory)
         assert "another installation uses this queue" in check.out

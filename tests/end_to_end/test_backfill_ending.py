@@ -150,6 +150,6 @@ async def test_a_queue_that_is_away_breaks_the_run_off_and_nothing_is_said_to_be
         redis.kill()
         ended = await backfill
     assert ended.code == 1, ended.said
-    assert "can't take or give work" in ended.err
+    assert "can't accept or hand out work" in ended.err
     assert "Aborted after" in ended.out
     assert outcomes(house) == {"not begun": 3}

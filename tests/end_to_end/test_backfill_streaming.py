@@ -194,7 +194,7 @@ async def test_options_that_contradict_each_other_or_mean_nothing_are_all_told_a
         "--report-format: requires --report",
         "--rate: requires --forecast",
         "--rate: 'much' is not a bandwidth",
-        "--since: 'soon' is not a moment",
+        "--since: 'soon' is not a time",
         "--within: '1y' is not a duration",
     ):
         assert words in ended.err, ended.err

@@ -243,7 +243,7 @@ async def test_a_host_that_does_not_answer_is_told_and_waited_for_until_ctrl_c(h
         assert process.stderr is not None
         line = (await process.stderr.readline()).decode()
         assert line.startswith(f"Waiting for {host} (can't connect to {host}: ")
-        assert line.rstrip().endswith("; the copy is tried again for up to 3 min")
+        assert line.rstrip().endswith("; retrying for up to 3 min")
         process.send_signal(signal.SIGINT)
         assert await process.wait() == INTERRUPTED
         assert b"Traceback" not in await process.stderr.read()

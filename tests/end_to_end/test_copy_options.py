@@ -116,7 +116,7 @@ async def test_signatures_of_an_index_that_is_written_anew_are_told_not_to_hold(
     assert ended.code == 0, ended.said
     sentence, warning = ended.out.splitlines()
     assert sentence.endswith(f"; signatures: 1; {LESS}")
-    assert warning.startswith(f"Warning: the signatures of {root.digest} are not copied: they are not valid")
+    assert warning.startswith(f"Warning: the signatures of {root.digest} are not copied, because they are not valid")
     await verify_tree(house.behind_acr, "cache/app", cosign_tag(AMD64), of_child)
     with pytest.raises(LookupError):
         await fetch_raw(house.behind_acr, "cache/app", cosign_tag(root))

@@ -72,7 +72,7 @@ async def test_a_copy_goes_on_while_redis_is_away_and_is_recorded_when_it_is_bac
                     await asyncio.sleep(0.01)
             async with aiohttp.ClientSession() as session, session.get(f"{serving.url}/readyz") as ready:
                 assert ready.status == 503
-                assert "the queue can't take or give work" in await ready.text()
+                assert "the queue can't accept or hand out work" in await ready.text()
             redis.start()
             (done,) = await serving.until("copy done", result="copied")
             await serving.until("job done")

@@ -168,5 +168,5 @@ async def test_a_queue_that_is_away_is_told_by_its_address(tmp_path: Path, argum
     settings = {"REPLICATOR_REDIS_URL": f"unix://{tmp_path}/absent.sock"}
     ended = await replicator(*arguments, cwd=tmp_path, settings=settings)
     assert ended.code == 1, ended.said
-    assert "absent.sock can't take or give work" in ended.err
+    assert "absent.sock can't accept or hand out work" in ended.err
     assert "Traceback" not in ended.said

@@ -22,14 +22,14 @@ async def test_a_process_for_events_leaves_a_backfill_to_one_for_backfills(house
     async with running(command, *options, "events", cwd=house.directory, ready="worker started"):
         code, out = await detached(house, rules)
         assert code == 0, out
-        assert "no worker copies for the lane backfill on " in out
+        assert "no worker serves the lane backfill on " in out
         assert "nothing is copied until a worker for this lane runs" in out
         ended = await replicator("status", "--json", cwd=house.directory)
         status = json.loads(ended.out)
         assert [worker["concurrency"] for worker in status["workers"]] == [{"events": 16}]
         assert status["lanes"]["backfill"]["queued"] == 3
         said = await replicator("status", cwd=house.directory)
-        assert "none copies for the lane backfill" in said.out
+        assert "none serves the lane backfill" in said.out
         async with running("worker", *options, "backfill", cwd=house.directory, ready="worker started") as worker:
             await worker.until("copy done", count=3, lane="backfill")
     await verify_tree(house.behind_acr, "image-syncer/app", "v3", image(3))

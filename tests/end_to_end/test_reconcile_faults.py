@@ -110,7 +110,7 @@ async def test_what_can_not_be_queued_fails_the_run_and_is_queued_by_the_next(
         await asyncio.sleep(2)  # the queue's deadline and more
         redis.start()
         (failed,) = await said(logs, "reconcile failed")
-        assert "can't take or give work" in failed["error"]
+        assert "can't accept or hand out work" in failed["error"]
         (done, *_) = await said(logs, "reconcile done")
         assert (done["pending"], done["failed"]) == (1, 0)
     assert (await queue.counts()).lanes[Lane.BACKFILL].queued == 1

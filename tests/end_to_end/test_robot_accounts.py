@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 ROBOT = ("robot$team+reader", "pa$$w0rd${HOME}")
 NARROW = (
-    "robot$team+reader is a robot account of the project team, so of all other projects it sees only public ones: for "
-    "the rest take a system robot that covers them"
+    "robot$team+reader is a robot account of the project team, so it sees only the public ones of all other "
+    "projects: use a system robot account that covers them"
 )
 VARIABLES = {"HARBOR_USER": ROBOT[0], "HARBOR_PASSWORD": ROBOT[1]}
 

@@ -74,7 +74,7 @@ async def test_a_push_is_queued_and_said_so(serving: Serving) -> None:
     [
         (default(tag=DIGEST), "pushed by digest only"),
         ({**default(), "type": "DELETE_ARTIFACT"}, "DELETE_ARTIFACT is not a push"),
-        ({**cloud(), "type": "harbor.scan.completed"}, "SCANNING_COMPLETED: no copy waits for it"),
+        ({**cloud(), "type": "harbor.scan.completed"}, "SCANNING_COMPLETED: no copy is waiting for it"),
     ],
 )
 async def test_what_leads_to_no_copy_is_ignored_with_the_reason(
@@ -202,7 +202,7 @@ async def test_without_a_queue_nothing_is_acknowledged_and_it_heals_by_itself(ru
                     assert ready.status == 503
                     # Anyone may ask, so the address is in the log alone.
                     said = await ready.text()
-                    assert "the queue can't take or give work (ConnectionError)" in said
+                    assert "the queue can't accept or hand out work (ConnectionError)" in said
                     assert "redis" not in said
                     assert "redis.sock" in serving.said("not ready")[0]["reason"]
                 async with session.get(f"{serving.url}/healthz") as health:
@@ -268,7 +268,7 @@ async def test_a_push_that_names_no_harbor_is_ignored_where_there_are_several(se
     status, answer = await post(serving, event)
     assert status == 200
     assert "is at a Harbor that the event does not name" in answer["ignored"]
-    assert "name the Harbor in the webhook's URL" in answer["ignored"]
+    assert "add the Harbor's name to the webhook's URL" in answer["ignored"]
 
 
 @pytest.mark.parametrize("host", [None, "harbor.internal", "harbor.internal:8443"])

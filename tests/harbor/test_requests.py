@@ -149,7 +149,7 @@ async def test_policies_that_harbor_keeps_are_disabled_and_told(harbor: HarborSt
         await push(harbor.host, "team/app", "v1", image(1), HARBOR_ROBOT)
         (done,) = await policies.unregister(taker.url, patience=0.5)
         assert done.change is Change.FAILED
-        assert done.note.startswith("replicator remains, but is disabled")
+        assert done.note.startswith("replicator is disabled")
         assert "run this again" in done.note
         assert list(harbor.webhooks.policies.values()) == [kept]
         assert not kept.enabled

@@ -181,7 +181,7 @@ async def test_a_server_that_hangs_is_not_doubled(state_dir: Path, monkeypatch: 
     monkeypatch.setattr(module, "_START_SECONDS", 0.5)
     monkeypatch.setattr(state_directory, "_ANSWER_SECONDS", 0.2)
     assert await state_directory.use_of(state_dir) is state_directory.Use.SILENT
-    with pytest.raises(QueueError, match=r"the queue server of .* runs, but does not answer"):
+    with pytest.raises(QueueError, match=r"the queue server of .* is running, but does not answer"):
         async with embedded_server(state_dir):
             pass
     os.kill(pid, signal.SIGCONT)
@@ -198,7 +198,7 @@ async def test_a_directory_locked_by_someone_without_a_server_is_refused_with_a_
         impatient.setattr(module, "_START_SECONDS", 0.2)
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert await state_directory.use_of(state_dir) is state_directory.Use.LOCKED
-        with pytest.raises(QueueError, match="in use by another replicator whose queue server does not run"):
+        with pytest.raises(QueueError, match="in use by another replicator whose queue server is not running"):
             async with embedded_server(state_dir):
                 pass
     async with embedded_server(state_dir):
@@ -271,11 +271,11 @@ async def test_a_state_directory_with_a_path_of_any_length(length: int) -> None:
 
 
 async def test_a_directory_that_is_not_writable_is_refused_with_a_reason(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="give a directory that is writable"):
+    with pytest.raises(ConfigError, match="give a writable directory"):
         async with embedded_server(Path("/proc/replicator")):
             pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="give a directory that is writable"):
+    with pytest.raises(ConfigError, match="give a writable directory"):
         async with embedded_server(tmp_path / "file"):
             pass
 

@@ -103,7 +103,7 @@ async def test_a_watched_terminal_is_redrawn_and_outlives_an_outage(
     await shown("no worker runs", times=2)
     server.kill()
     try:
-        await shown("can't take or give work")
+        await shown("can't accept or hand out work")
         seen = text(out).count("no worker runs")
     finally:
         server.start()

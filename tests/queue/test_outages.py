@@ -33,9 +33,9 @@ async def test_an_enqueue_that_redis_does_not_take_says_so_within_its_deadline(
 ) -> None:
     own_server.kill()
     async with asyncio.timeout(20):
-        with pytest.raises(QueueUnavailable, match="can't take or give work") as caught:
+        with pytest.raises(QueueUnavailable, match="can't accept or hand out work") as caught:
             await own_queue.enqueue([Job(A, {})], Lane.EVENTS)
-    assert caught.value.what.endswith("can't take or give work")
+    assert caught.value.what.endswith("can't accept or hand out work")
     assert caught.value.why
     with pytest.raises(QueueUnavailable):
         await own_queue.ping()

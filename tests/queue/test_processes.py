@@ -31,9 +31,7 @@ async def test_it_says_since_when_it_has_a_problem_and_which_rules_files_are_out
     async with announced(queue, "serve", "1.2", lambda: state):
         (found,) = (await eventually(lambda: refusing(queue))).refusing
     assert (found.out, found.since) == (("?.yaml",), "1970-01-01T00:00:02.500Z")
-    assert found.problem_sentence.endswith(
-        "does not use its files as they are since 1970-01-01T00:00:02.500Z: a problem"
-    )
+    assert found.problem_sentence.endswith("does not use the current files since 1970-01-01T00:00:02.500Z: a problem")
 
 
 async def refusing(queue: Queue) -> Status | None:

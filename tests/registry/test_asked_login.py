@@ -212,5 +212,5 @@ async def test_an_identity_token_where_none_is_understood_is_a_clear_error(regis
                     await registries.source(Repository(front.host, "team/app")).head_manifest("v1")
         assert "secret-token" not in str(caught.value)
     async with basic_only(registry, Access(IDENTITY_TOKEN, "secret-token")) as (registries, place):
-        with pytest.raises(LoginRefused, match="Basic takes a password"):
+        with pytest.raises(LoginRefused, match="not a password for HTTP Basic"):
             await registries.source(place).head_manifest("v1")

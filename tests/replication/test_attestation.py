@@ -216,8 +216,8 @@ def test_ten_thousand_of_ten_thousand_changes_are_found(tmp_path: Path) -> None:
         (lambda content: b"", "is incomplete"),
         (lambda content: content + b"{}\n", "has no signature"),
         (lambda content: b"".join(content.splitlines(keepends=True)[:-1]), "has no signature"),
-        (lambda content: content + content.splitlines(keepends=True)[-1], "are not those that were signed"),
-        (lambda content: content.replace(b"\n", b"\r\n"), "are not those that were signed"),
+        (lambda content: content + content.splitlines(keepends=True)[-1], "are not the signed rows"),
+        (lambda content: content.replace(b"\n", b"\r\n"), "are not the signed rows"),
         (lambda content: b"x" * 2_000_000, "is no attestation"),
         (lambda content: content.replace(b'"payload":"ey', b'"payload":"ez'), "does not fit"),
     ],
@@ -270,8 +270,8 @@ def test_a_key_of_cosigns_kind_signs_too(tmp_path: Path, kind: PrivateFormat) ->
     [
         (b"-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\nZQ==\n", "encrypted.*cosign import-key-pair"),
         (b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nZQ==\n", "encrypted"),
-        (b"nonsense", "no private key that can be used"),
-        (None, "no private key that can be used: give a PEM file with an Ed25519 key"),
+        (b"nonsense", "not a usable private key"),
+        (None, "not a usable private key: give a PEM file with an Ed25519 key"),
     ],
     ids=["cosign", "pkcs8", "none", "rsa"],
 )
@@ -285,7 +285,7 @@ def test_a_key_that_can_not_be_used_is_refused_with_what_to_do(
     )
     with pytest.raises(ConfigError, match=says):
         open_signing_key(file)
-    with pytest.raises(ConfigError, match="be used"):
+    with pytest.raises(ConfigError, match=r"usable|can't be used"):
         open_verifying_key(file)
 
 

@@ -105,8 +105,8 @@ async def test_a_dry_run_tells_what_would_be_replaced_what_is_missing_and_what_i
         counts[overwrite] = backfill.report.replaced
     assert (rows["always"].outcome, rows["always"].replaced) == (RowOutcome.WOULD_COPY, there)
     assert rows["ours"].outcome is RowOutcome.WOULD_COPY
-    assert "only if this installation wrote that" in rows["ours"].note
+    assert "only if this installation wrote the existing tag" in rows["ours"].note
     assert (rows["never"].outcome, rows["never"].replaced) == (RowOutcome.SKIPPED, None)
-    assert rows["never"].note.startswith("left alone: ")
+    assert rows["never"].note.startswith("not replaced: ")
     assert there in rows["never"].note
     assert counts == {"always": 1, "ours": 1, "never": 0}

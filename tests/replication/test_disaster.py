@@ -143,7 +143,7 @@ async def test_a_tag_that_somebody_else_wrote_and_that_is_left_alone_ends_the_tr
     for run in (trust, 3600.0):
         report, rows = await backfill(stage, trust=run, images=images)
         assert report.counts == {RowOutcome.SKIPPED: 6, RowOutcome.UP_TO_DATE: 6}
-        assert all("left alone" in row.note for row in rows if "/copies/app:" in row.destination)
+        assert all("not replaced" in row.note for row in rows if "/copies/app:" in row.destination)
 
 
 TYPED = {"HARBOR/team/**": {"to": "BEHIND/copies/{name}", "types": ["image"]}}

@@ -355,7 +355,7 @@ async def test_a_layer_that_is_not_served_whole_seconds_after_its_push_is_not_ye
             with pytest.raises(CopyFailed, match=r"pushed \d+ s ago, .*until 10 minutes after the push") as caught:
                 await run(handler, work)
             assert caught.value.error_class is ErrorClass.NOT_YET
-            assert caught.value.do == "nothing: it is tried again until 10 minutes after the push"
+            assert caught.value.do == "nothing: it is retried automatically until 10 minutes after the push"
         for work in (
             Job(payload, pushed=pushed - timedelta(seconds=SETTLING_SECONDS)),
             Job(payload, lane=Lane.BACKFILL),

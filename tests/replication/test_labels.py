@@ -154,7 +154,7 @@ async def test_the_latest_are_those_of_the_images_with_the_label_when_the_copy_b
     rules = house.rules({"HARBOR/team/app": PROD | {"tags": {"labels": "prod", "latest": 1}}})
     assert (await handled(rules, pushed(house, rules, "team/app:v1")))["result"] == Result.COPIED
     notes = [(await handled(rules, pushed(house, rules, f"team/app:{tag}")))["note"] for tag in ("v0", "v3")]
-    assert notes == ["it is not among the latest tags that its rule names", "tag v3 does not have the label prod"]
+    assert notes == ["it is not among the latest tags that its rule selects", "tag v3 does not have the label prod"]
 
 
 async def test_a_tag_that_harbor_does_not_list_yet_is_looked_at_again(house: House) -> None:

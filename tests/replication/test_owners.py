@@ -183,7 +183,7 @@ async def test_a_comparison_leaves_alone_what_this_installation_did_not_write(st
     there = digests["copies/team-a-b:v2"]
     assert isinstance(other, Row)
     assert (other.outcome, other.digest, other.replaced) == (RowOutcome.SKIPPED, there, None)
-    assert other.note == f"left alone: {asked['v2'].request.destination} holds {there}, overwrite: ours"
+    assert other.note == f"not replaced: {asked['v2'].request.destination} holds {there}, overwrite: ours"
 
 
 async def at_destination(house: House) -> str:

@@ -41,7 +41,7 @@ BY_DIGEST = "/v2/mirror/a/manifests/sha256:" + "ab" * 32
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="registry"'}
 
 ORDER = "check in this order: right to push, namespace 'mirror', Automatically Create Repository, quota"
-LOGIN = "check the username and password under auth, and that it may pull and list here; or there is no such project"
+LOGIN = "check the username and password under auth, and that it may pull and list here; or the project does not exist"
 FRONT = "check what answers there: a firewall, a login page, a proxy without its backend, or another host"
 RAISE = "raise the limit of a body at the registry, or at the proxy in front of it (nginx: client_max_body_size)"
 FEWER = "if this happens often, run fewer copies at once (REPLICATOR_CONCURRENCY, --proc)"
@@ -110,7 +110,7 @@ ROWS = {
     "a quota at ACR": Row(
         *(PERSONAL, f"POST {UPLOADS}", 403, said("DENIED", "REPO_EXCEED_QUOTA"), Denied, PERMANENT),
         "403, the registry says: DENIED: REPO_EXCEED_QUOTA",
-        "a quota is used up (Personal Edition: 3 namespaces, 300 repositories): make room, or have it raised",
+        "a quota is used up (Personal Edition: 3 namespaces, 300 repositories): make room, or raise the quota",
         destination=PUSHED,
     ),
     "no words to HEAD": Row(
@@ -141,7 +141,7 @@ ROWS = {
     ),
     "no such image": Row(
         *(HARBOR, f"HEAD {TAG}", 404, b"", NotFound, PERMANENT),
-        *("404 Not Found", "check the name, and that the login may see it; or there is no such project"),
+        *("404 Not Found", "check the name, and that the login may see it; or the project does not exist"),
     ),
     "a gate of Harbor's": Row(
         *(HARBOR, f"GET {TAG}", 412, said("PROJECTPOLICYVIOLATION", "not scanned"), NotYet, ErrorClass.NOT_YET),

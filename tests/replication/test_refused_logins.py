@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.standins.harbor import HarborStandIn
 
 WRONG = (HARBOR_ROBOT[0], "wrong")
-NO_PROJECT = "or there is no such project"
+NO_PROJECT = "or the project does not exist"
 
 
 def registries(harbor: HarborStandIn, login: tuple[str, str], acr: AcrStandIn | None = None) -> Registries:

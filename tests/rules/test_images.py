@@ -72,8 +72,8 @@ def test_every_form_of_source_and_destination(images: dict[str, Any], pushed: st
         (f"{HARBOR}/a@sha256:abc", "'sha256:abc' is not a digest"),
         (f"{HARBOR}/a:v1,v2@{SHA}", "a tag or a digest, not both"),
         (f"{HARBOR}/a/*@{SHA}", "a digest needs a single repository"),
-        (f"{HARBOR}/a@{SHA},{SHA}", "a source has one digest at most"),
-        (f"{HARBOR}/a:/a/,/b/", "a source has one expression at most; write several as tags: {include: [/a/, /b/]}"),
+        (f"{HARBOR}/a@{SHA},{SHA}", "a source has at most one digest"),
+        (f"{HARBOR}/a:/a/,/b/", "a source has at most one expression; write several as tags: {include: [/a/, /b/]}"),
         (f"me:secret@{HARBOR}/a", "'…@harbor.example.com' is not a registry host"),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_source_with_several_mistakes_tells_each() -> None:
         ("a/b", f"https://{TO}", "must begin with a registry host"),
         ("a/b", ACR, "has no repository"),
         ("a/b", f"{ACR}/", "has no repository"),
-        ("a/b", "docker.io/x", "one of Docker's own images, which nobody can push"),
+        ("a/b", "docker.io/x", "one of Docker's own images, and nobody can push there"),
         ("a/b", f"{TO}@{SHA}", "a destination can only have the digest of its source"),
         (f"a/b@{SHA}", f"{TO}@{SHA.replace('a', 'b')}", "a destination can only have the digest of its source"),
         ("a/b", f"{PLAIN}/X", "'X' is not a repository's name"),
@@ -141,7 +141,7 @@ def test_a_source_with_several_mistakes_tells_each() -> None:
         ("a/b", f"{HARBOR}/a/b", "copied onto itself"),
         ("a/b:1,2", f"{HARBOR}/a/b:3,2", "copied onto itself"),
         (f"a/b@{SHA}", f"{HARBOR}/a/b", "copied onto itself"),
-        ("b", f"{PLAIN}/{{project}}/x", "b is in no project, and {project} needs one"),
+        ("b", f"{PLAIN}/{{project}}/x", "b is not in a project, and {project} needs one"),
         ("b*", f"{PLAIN}/{{project}}/{{name}}", "{project} needs a repository in a project"),
     ],
 )

@@ -61,7 +61,7 @@ def test_every_form_of_image_syncer_is_taken(images: dict[str, Any], asked: str,
     [
         ({"mongo:4": TO}, f"without a host this is {HUB}/library/mongo of Docker Hub; write the host"),
         ({f"{HARBOR}/t/a": "me/a"}, f"without a host this is {HUB}/me/a of Docker Hub; write the host"),
-        ({f"{HARBOR}/t/a:v1@{SHA}": TO}, "the digest decides, and the tag before it is ignored"),
+        ({f"{HARBOR}/t/a:v1@{SHA}": TO}, "the digest is used, and the tag before it is ignored"),
     ],
 )
 def test_a_name_that_may_mean_something_else_is_a_warning(images: dict[str, Any], warning: str) -> None:

@@ -40,13 +40,13 @@ async def test_redis_is_asked_once_whoever_asks_at_a_time(monkeypatch: pytest.Mo
     assert found == [more] * 100
     assert (await readiness.problems(), pings.number) == (more, 1)
     monkeypatch.setattr(app, "_READY_SECONDS", 0.0)
-    pings.trouble = "redis://192.0.2.1:6379 can't take or give work: it has gone"
+    pings.trouble = "redis://192.0.2.1:6379 can't accept or hand out work: it has gone"
     (problem,) = set(await readiness.problems()) - set(more)
     assert pings.number == 2
     # Anyone may read it, so it has no address.
-    assert problem == "the queue can't take or give work (ConnectionRefusedError); the log says more"
+    assert problem == "the queue can't accept or hand out work (ConnectionRefusedError); see the log"
     pings.fault = lambda: "STATE_DIR is full: 0 bytes free; free some space in /state"
     (problem,) = set(await readiness.problems()) - set(more)
-    assert problem == "STATE_DIR is full: 0 bytes free; the log says more"
+    assert problem == "STATE_DIR is full: 0 bytes free; see the log"
     pings.trouble = ""
     assert await readiness.problems() == more

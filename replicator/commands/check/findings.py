@@ -106,7 +106,7 @@ def clock_problem(theirs: datetime, ours: datetime, other: str, effect: str) -> 
         theirs: the other side's time.
         ours: this machine's time at that moment.
         other: the name of the other side.
-        effect: what the difference breaks.
+        effect: the damage by the difference.
     """
     ahead = (theirs - ours).total_seconds()
     if abs(ahead) < _TOLERATED_SECONDS:

@@ -345,7 +345,7 @@ async def try_state_directory(directory: Path, server: Path | None = None) -> li
 
 
 async def look_at_processes(settings: Settings) -> list[Finding]:
-    """Report each running process that does not use its files as they are now; nothing if all do, or none runs."""
+    """Report each running process that does not use its current files; nothing if all do, or none runs."""
     try:
         with contextlib.ExitStack() as stack:
             if settings.redis_url is not None:

@@ -324,7 +324,7 @@ def _judge_names(rules: Rules, wanted: list[WantedRepository]) -> list[Finding]:
 
 
 def _judge_quotas(rules: Rules, wanted: list[WantedRepository]) -> list[Finding]:
-    """Report what the rules need of ACR's Personal Edition, at each account; what else is there is not known."""
+    """Report the need of the rules at each account of ACR's Personal Edition; the other content there is not known."""
     quota = QuotaCount(rules)
     quota.add(wanted)
     found: list[Finding] = []

@@ -63,7 +63,7 @@ _SIGNED = frozenset({Format.DINGTALK, Format.FEISHU})
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a webhook policy must look like.
+    """The required form of a webhook policy.
 
     Attributes:
         url: the webhook's URL as Harbor reaches it; None if not set.
@@ -85,7 +85,7 @@ class Expected:
 
     @classmethod
     def of(cls, settings: Settings) -> Expected:
-        """Return what the settings require."""
+        """Return the requirements of the settings."""
         return cls(settings.webhook_url, settings.token, settings.webhook_anonymous, settings.former_tokens)
 
     def is_receiver(self, target: PolicyTarget) -> bool:
@@ -105,7 +105,7 @@ async def look_at_policies(registries: Registries, registry: str, project: str, 
         registries: the client.
         registry: a Harbor.
         project: the project's name.
-        expected: what the policy must look like.
+        expected: the required policy.
     """
     subject = f"{registry}/{project}"
     api = WebhookApi(registry, project, registries.transport(Repository(registry, f"{project}/x")))

@@ -79,7 +79,7 @@ class Draft:
         auth: logins by ``registry`` or ``registry/path``.
         images: a list of destinations by source.
         problems: mistakes in the source.
-        remarks: what has no equivalent, or was added.
+        remarks: settings without an equivalent, or that were added.
         comments: the remarks that belong to no entry.
         variables: descriptions of the environment variables that the file newly needs, by name.
         has_logins_only: whether the source is meant to have no rules.
@@ -190,7 +190,7 @@ class Converted:
     Attributes:
         text: the rules file, YAML.
         variables: the environment variables that it newly needs, in place of passwords.
-        remarks: what has no equivalent or was added, each with its path in the source.
+        remarks: settings without an equivalent or that were added, each with its path in the source.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""Converters for files that map registries or repositories to what is copied: those of image-syncer and skopeo.
+"""Converters for files that map registries or repositories to images: those of image-syncer and skopeo.
 
 image-syncer has ``auth`` and ``images``, in one file or in two. The format of ``skopeo sync --src yaml`` is documented
 in skopeo-sync(1).

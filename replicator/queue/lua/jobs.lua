@@ -183,7 +183,7 @@ if not known then wake('waits') end
 return 1
 
 -- wait_end with waits --
--- Have the jobs that wait for a key go on. ARGV: prefix, key.
+-- Let the jobs that wait for a key continue. ARGV: prefix, key.
 local record = get_wait(ARGV[2])
 allow_writes()
 if record and not record.back then

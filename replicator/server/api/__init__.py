@@ -235,7 +235,9 @@ class Api:
         change: Callable[[list[str] | None], Awaitable[list[str]]],
     ) -> Answer:
         if body.all == bool(body.destinations):
-            raise ApiError(400, ErrorText("which failures is not clear", do="send either destinations, or all: true"))
+            raise ApiError(
+                400, ErrorText("it is not clear which failures are meant", do="send either destinations, or all: true")
+            )
         ids = await change(None if body.all else list(body.destinations))
         if ids:
             what = f"all {len(ids):,} dead letters" if body.all else f"dead letter {named(ids)}"

@@ -68,7 +68,7 @@ async def open_client(settings: Settings, destination: str | None) -> AsyncItera
     known = [own.get_secret_value()] if own is not None else [token for _, token in settings.scoped_tokens]
     token = next(filter(None, known), None)
     if token is None:
-        raise ConfigError("settings", [Problem(_TOKEN, "is not set: the API of serve wants a token that may read")])
+        raise ConfigError("settings", [Problem(_TOKEN, "is not set: the API of serve needs a token with read access")])
     proxies = Proxies.from_environ(variables())
     async with aiohttp.ClientSession(
         cookie_jar=aiohttp.DummyCookieJar(),

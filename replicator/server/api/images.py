@@ -1,4 +1,4 @@
-"""What became of an image: from memory, or by asking the registries within limits."""
+"""The state of an image: from memory, or by asking the registries within limits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from replicator.rules import CopyRequest, Rules
 
 ASKED_AT_ONCE = 8
-"""Comparisons at once for questions about images that nobody has seen."""
+"""Concurrent comparisons for questions about images without an observation."""
 MOST_WAITING = 32
 """Further questions that wait for their turn."""
 ASK_SECONDS = 10.0
@@ -71,10 +71,10 @@ class _Compared:
 
 
 class _Question:
-    """A question to the registries, and its answer for all who ask it.
+    """A question to the registries, and its answer for all askers.
 
     Attributes:
-        requests: what is compared.
+        requests: the copies to compare.
         began: when its turn came, by `time.monotonic`; None before.
     """
 
@@ -113,8 +113,8 @@ class Images:
     """Tells the states of images.
 
     Args:
-        queue: what is on its way, and what was seen; None if nothing of that is known, and the registries tell all.
-        copier: compares what nobody has seen.
+        queue: copies on their way, and observations; None without a queue: then the registries give all answers.
+        copier: compares images without an observation.
         checks: records what a comparison finds in place; None to record nothing.
         rules: those in force.
     """
@@ -174,7 +174,7 @@ class Images:
             # The failure that is known says more.
             asked = [each for number in unknown if (each := failed[number]) is not None]
         for number, each in zip(unknown, asked, strict=True):
-            # A failed copy may be in place all the same: somebody copied it by hand.
+            # The image of a failed copy may still be in place: somebody copied it by hand.
             found[number] = failed[number] if each.image.state is State.MISSING and failed[number] else each
         whole = [each for each in found if each is not None]
         images = [each.image for each in whole]
@@ -237,7 +237,7 @@ class Images:
                 return [await self._compare(request) for request in requests]
         except TimeoutError:
             hosts = sorted({host for each in requests for host in (each.source.registry, each.destination.registry)})
-            what = f"no answer of {' and '.join(hosts)} within {ASK_SECONDS:g} s"
+            what = f"no answer from {' and '.join(hosts)} within {ASK_SECONDS:g} s"
             raise ApiError(504, ErrorText(what, do="ask again")) from None
         except ReplicatorError as error:
             words = explained(error, requests[0].destination)

@@ -101,13 +101,13 @@ class Job(Answer):
     """A copy that is on its way."""
 
     lane: Literal["events", "backfill"]
-    attempt: int = Field(ge=0, description="number of the attempt that runs, or of the last one; 0 before the first")
-    bytes: int = Field(ge=0, description="read from the source so far by the attempt that runs")
-    size: int | None = Field(None, description="bytes that it will read in all, as far as it knows by now")
-    seconds_left: int | None = Field(None, description="for the rest at the mean rate so far")
-    due: Time | None = Field(None, description="when a waiting copy is tried again")
-    queued: Time | None = Field(None, description="when it was asked for last")
-    paused: bool = Field(default=False, description="whether a person has paused it")
+    attempt: int = Field(ge=0, description="number of the running or last attempt; 0 before the first")
+    bytes: int = Field(ge=0, description="bytes that the running attempt has read from the source so far")
+    size: int | None = Field(None, description="bytes to read in all, as far as known by now")
+    seconds_left: int | None = Field(None, description="estimate for the rest, at the mean rate so far")
+    due: Time | None = Field(None, description="time of the next attempt of a waiting copy")
+    queued: Time | None = Field(None, description="time of the last request for this copy")
+    paused: bool = Field(default=False, description="true if a person has paused it")
 
 
 class ImageAtDestination(Answer):
@@ -116,21 +116,23 @@ class ImageAtDestination(Answer):
     destination: str
     rule: str
     state: State
-    digest: str | None = Field(None, description="digest that the destination's tag names, where that is known")
-    since: Time | None = Field(None, description="since when this state is certain")
+    digest: str | None = Field(None, description="digest of the destination's tag, if known")
+    since: Time | None = Field(None, description="time since which this state is certain")
     job: Job | None = None
     failure: Failure | None = None
-    note: str = Field("", description="why it is skipped")
+    note: str = Field("", description="reason for skipping it")
 
 
 class Image(Answer):
     """An image at the source, and its state at every destination that the rules name."""
 
     source: str
-    digest: str | None = Field(None, description="digest that the source's tag names, where that is known")
-    state: State = Field(description="the worst of the images; no_rule or no_source without any")
-    reason: str | None = Field(None, description="why no rule names it")
-    asked: bool = Field(default=False, description="whether the registries were asked for this answer, or memory")
+    digest: str | None = Field(None, description="digest of the source's tag, if known")
+    state: State = Field(description="the worst state of the images; no_rule or no_source if there are none")
+    reason: str | None = Field(None, description="reason why no rule matches it")
+    asked: bool = Field(
+        default=False, description="true if the registries were asked for this answer; false if it comes from memory"
+    )
     images: list[ImageAtDestination] = []
 
 
@@ -139,7 +141,7 @@ class ImageQuery(Question):
 
     destination: ReferenceText | None = Field(None, description="only this destination")
     fresh: bool = Field(
-        default=False, description="ask the registries even where memory knows the answer, as right after a push"
+        default=False, description="ask the registries even if the answer is in memory, e.g. right after a push"
     )
 
 
@@ -157,16 +159,16 @@ class Failures(Answer):
     """A page of the copies that failed for good."""
 
     failures: list[DeadCopy]
-    total: int = Field(ge=0, description="on all pages")
-    cursor: str | None = Field(None, description="of the next page; null at the end")
+    total: int = Field(ge=0, description="number on all pages")
+    cursor: str | None = Field(None, description="cursor of the next page; null at the end")
 
 
 class FailuresQuery(Question):
     """Which page of failures."""
 
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="about how many")] = 100
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="approximate number of entries")] = 100
     cursor: Annotated[str, Field(max_length=20, pattern="^[0-9]{1,20}$")] | None = Field(
-        None, description="`cursor` of the page before"
+        None, description="`cursor` of the previous page"
     )
 
 
@@ -174,44 +176,44 @@ class EndedCopy(Answer):
     """A copy that ended lately."""
 
     at: Time
-    source: str = Field(description="empty where that was lost, like the rule")
+    source: str = Field(description="empty if it was lost, like the rule")
     destination: str
     rule: str
     lane: Literal["events", "backfill"]
-    result: str = Field(
-        description="how it ended, in a word or two: `copied`, `up to date`, `skipped`, `given up`, ..."
-    )
-    note: str = Field("", description="the reason for the result, where that does not say it")
-    failure: Failure | None = Field(None, description="of one that failed for good")
+    result: str = Field(description="result in a word or two: `copied`, `up to date`, `skipped`, `given up`, ...")
+    note: str = Field("", description="the reason for the result, if the result does not say it")
+    failure: Failure | None = Field(None, description="error of a copy that is no longer retried")
     bytes: int = Field(ge=0, description="sent")
-    seconds: float = Field(ge=0, description="of the last attempt")
-    lag: float | None = Field(None, description="seconds from the push to the end, where that is known")
+    seconds: float = Field(ge=0, description="duration of the last attempt")
+    lag: float | None = Field(None, description="seconds from the push to the end, if known")
     attempts: int = Field(ge=0)
-    replaced: str = Field("", description="digest that the destination held before, where that was another one")
+    replaced: str = Field("", description="previous digest of the destination, if it was another one")
 
 
 class Copies(Answer):
     """A page of the copies that ended lately, the newest first."""
 
     copies: list[EndedCopy]
-    cursor: str | None = Field(None, description="of the next page; null at the end")
+    cursor: str | None = Field(None, description="cursor of the next page; null at the end")
 
 
 class CopiesQuery(Question):
     """Which copies."""
 
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="about how many")] = 100
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="approximate number of entries")] = 100
     cursor: Annotated[str, Field(max_length=20, pattern="^[0-9]{1,20}$")] | None = Field(
-        None, description="`cursor` of the page before"
+        None, description="`cursor` of the previous page"
     )
-    source: ReferenceText | None = Field(None, description="only from references that begin so")
-    destination: ReferenceText | None = Field(None, description="only to references that begin so")
+    source: ReferenceText | None = Field(None, description="only sources that begin with this text")
+    destination: ReferenceText | None = Field(None, description="only destinations that begin with this text")
     rule: ReferenceText | None = Field(None, description="only of this rule")
     lane: Literal["events", "backfill"] | None = Field(None, description="only of this lane")
     result: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
         None, description="only with this result"
     )
-    failed: bool | None = Field(None, description="only those that failed for good, or only the others")
+    failed: bool | None = Field(
+        None, description="true: only failed copies that are no longer retried; false: only the others"
+    )
 
 
 class RunningReconcile(Answer):
@@ -219,15 +221,15 @@ class RunningReconcile(Answer):
 
     since: Time
     host: str
-    listed: int = Field(ge=0, description="tags that are listed so far")
-    done: int = Field(ge=0, description="those of them that are compared")
+    listed: int = Field(ge=0, description="tags listed so far")
+    done: int = Field(ge=0, description="tags compared so far")
 
 
 class Reconcile(Answer):
     """A reconcile that was asked for."""
 
-    asked: bool = Field(description="false if one was asked for already, which has not begun")
-    running: RunningReconcile | None = Field(None, description="the one that runs, after which it begins")
+    asked: bool = Field(description="false if one was requested already and has not begun")
+    running: RunningReconcile | None = Field(None, description="the running reconcile; the new one begins after it")
 
 
 class Selected(Question):
@@ -248,7 +250,7 @@ class CopyNow(Question):
     """An image to copy now."""
 
     source: ReferenceText
-    destination: ReferenceText | None = Field(None, description="only this one of those that the rules name")
+    destination: ReferenceText | None = Field(None, description="only this one of the destinations in the rules")
 
 
 class Queued(Answer):

@@ -27,9 +27,9 @@ class Endpoint:
         name: its id.
         method: GET or POST.
         path: below the root, with its parameter in braces.
-        scope: what its token has to allow.
-        summary: what it does.
-        answer: what it answers.
+        scope: the scope that its token must have.
+        summary: its effect.
+        answer: the model of its answer.
         query: its query; None for none.
         body: its body; None for none.
         status: of the answer.
@@ -60,7 +60,7 @@ ENDPOINTS = (
         "GET",
         "/images/{reference}",
         Scope.READ,
-        "What became of an image of the source at its destinations",
+        "Show the state of an image at its destinations",
         models.Image,
         query=models.ImageQuery,
         problems=(502, 504),
@@ -70,7 +70,7 @@ ENDPOINTS = (
         "GET",
         "/failures",
         Scope.READ,
-        "Copies that failed for good",
+        "List dead letters (failed copies that are not retried)",
         models.Failures,
         query=models.FailuresQuery,
     ),
@@ -79,7 +79,7 @@ ENDPOINTS = (
         "POST",
         "/failures/retry",
         Scope.OPERATE,
-        "Queue failures again",
+        "Retry dead letters",
         models.Done,
         body=models.Selected,
         problems=_BODY,
@@ -89,7 +89,7 @@ ENDPOINTS = (
         "POST",
         "/failures/drop",
         Scope.OPERATE,
-        "Forget failures",
+        "Drop dead letters",
         models.Done,
         body=models.Selected,
         problems=_BODY,
@@ -99,7 +99,7 @@ ENDPOINTS = (
         "GET",
         "/copies",
         Scope.READ,
-        "Copies that ended lately",
+        "List recent copies",
         models.Copies,
         query=models.CopiesQuery,
     ),
@@ -108,7 +108,7 @@ ENDPOINTS = (
         "POST",
         "/reconcile",
         Scope.OPERATE,
-        "Compare all that the rules name now",
+        "Start a reconcile now",
         models.Reconcile,
         status=202,
     ),

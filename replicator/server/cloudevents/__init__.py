@@ -43,7 +43,7 @@ class Sender:
     Args:
         outbox: has the events.
         term: of this process.
-        deliveries: makes those to all receivers, anew for each time that this process leads.
+        deliveries: makes the deliveries to all receivers, again each time that this process becomes the leader.
         hosts: of the receivers, by their keys.
         renew: seconds between two renewals of the leadership.
     """
@@ -133,9 +133,9 @@ class Sender:
     def _log_dropped(self, host: str, number: int) -> None:
         events = "1 event was" if number == 1 else f"{number:,} events were"
         text = ErrorText(
-            f"{events} dropped that {host} has not taken",
+            f"{events} dropped, because {host} did not accept {'it' if number == 1 else 'them'}",
             "too many waited, or for too long",
-            "see why it takes none (event delayed); what it has missed, replicator history and the API show",
+            "the log line event delayed says why; replicator history and the API show the missed events",
         )
         log.warning("events dropped", receiver=host, number=number, **text.to_json())
 

@@ -106,7 +106,7 @@ class Delivery:
         poster: sends them.
         source: the installation, as the events name it.
         term: of this process.
-        sent: told of each attempt: whether it was taken, and the age of its event in seconds.
+        sent: called after each attempt with its success and the age of its event in seconds.
         first: seconds until the first retry; every further pause is twice as long.
     """
 
@@ -180,7 +180,7 @@ class Delivery:
     async def _read(self, *, anew: bool) -> None:
         """Read the oldest events, or wait for those behind the known ones.
 
-        Now and then all are read anew: after a failover ids may be lower than those that are known.
+        Now and then all are read again: after a failover ids may be lower than known ones.
         """
         last = "" if anew else next(reversed(self._window), "")
         most = WINDOW - (0 if anew else len(self._window))
@@ -271,7 +271,7 @@ class Delivery:
         is_first = not self._failing
         self._failing.add(subject)
         if is_first:
-            text = ErrorText(f"{host} has not taken an event", reply.failure or f"it answered {reply.status}", AGAIN)
+            text = ErrorText(f"{host} did not accept an event", reply.failure or f"it answered {reply.status}", AGAIN)
             log.warning("event delayed", receiver=host, type=entry.type, subject=subject, **text.to_json())
 
     async def _remove(self, entry: OutboxEntry, *, given_up: bool = False) -> None:

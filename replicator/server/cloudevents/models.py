@@ -30,22 +30,24 @@ RECONCILE = "reconcile"
 
 
 class _Copy(Answer):
-    """What every event about a copy tells."""
+    """The fields of every event about a copy."""
 
-    source: str = Field(description="reference of the image at the source; empty if it is not known any more")
+    source: str = Field(description="reference of the image at the source; empty if it is no longer known")
     destination: str = Field(description="reference of the image at the destination")
-    rule: str = Field(description="the rule that asked for the copy; empty if it is not known any more")
-    lane: Literal["events", "backfill"] = Field(description="whether a push asked for it, or a backfill or reconcile")
+    rule: str = Field(description="the rule that requested the copy; empty if it is no longer known")
+    lane: Literal["events", "backfill"] = Field(
+        description="`events` for a push, `backfill` for a backfill or reconcile"
+    )
     attempts: int = Field(ge=1)
     seconds: float = Field(ge=0, description="duration of the last attempt")
-    pushed: Time | None = Field(None, description="time of the push that asked for it, by Harbor's clock")
+    pushed: Time | None = Field(None, description="time of the push that requested it, by Harbor's clock")
 
 
 class CopiedData(_Copy):
     """The destination's tag names the image."""
 
-    digest: str | None = Field(description="digest that the destination's tag names")
-    replaced: str | None = Field(None, description="digest of the other image that it named before")
+    digest: str | None = Field(description="digest of the destination's tag")
+    replaced: str | None = Field(None, description="digest of the image that it pointed to before")
     bytes: int = Field(ge=0, description="bytes that were sent")
     lag: float | None = Field(None, description="seconds from the push to the end of the copy")
     note: str = Field("", description="warnings")
@@ -66,8 +68,8 @@ class ReconciledData(Answer):
     started: Time
     ended: Time
     host: str
-    complete: bool = Field(description="whether everything was compared, and all that differs was queued")
-    listed: int = Field(ge=0, description="tags that the rules name; the sum of the next six")
+    complete: bool = Field(description="true if everything was compared and every difference was queued")
+    listed: int = Field(ge=0, description="tags that match the rules; the sum of the next six")
     up_to_date: int = Field(ge=0)
     drift: int = Field(ge=0, description="tags that differed without an event, and are queued")
     pending: int = Field(ge=0)
@@ -75,8 +77,8 @@ class ReconciledData(Answer):
     failed: int = Field(ge=0)
     held: int = Field(ge=0, description="tags that wait for an approval")
     unlisted: int = Field(ge=0, description="repositories, projects and patterns that could not be listed")
-    lost: int = Field(ge=0, description="tags that had been in place, and were missing")
-    error: str | None = Field(description="why it failed as a whole")
+    lost: int = Field(ge=0, description="tags that were in place before and are missing")
+    error: str | None = Field(description="reason why it failed as a whole")
 
 
 class _Event(Answer):
@@ -198,7 +200,7 @@ _HEADERS = {
 
 
 def document() -> dict[str, Any]:
-    """Return the AsyncAPI 3.0 document: what a receiver is sent."""
+    """Return the AsyncAPI 3.0 document: the events that a receiver gets."""
     wanted: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
         (model, "serialization") for model in EVENTS.values()
     ]

@@ -1,4 +1,4 @@
-"""What this process counts: attempts of copies, registry requests and webhook deliveries.
+"""The counters of this process: attempts of copies, registry requests and webhook deliveries.
 
 Each class is handed to the part that it counts, which knows nothing of Prometheus. A bug in counting must not break
 the work that is counted, so no method raises.
@@ -181,7 +181,7 @@ class AttemptCounts:
         for how, name in _BLOBS.items():
             if outcome[name]:
                 self._blobs.labels(how).inc(outcome[name])
-        # Nobody waits for a backfill's copies, so their age says nothing about lag.
+        # No push waits for a backfill's copies, so their age says nothing about lag.
         if attempt.lag is not None and attempt.lane is Lane.EVENTS and result in _ARRIVED:
             self._lag.labels(self._host(attempt)).observe(attempt.lag)
         if outcome.get("still_holds"):

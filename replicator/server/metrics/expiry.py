@@ -70,7 +70,7 @@ class Expiries(Collector):
         yield found
 
     def _by_label(self) -> dict[str, float]:
-        """The first end of each registry, whatever its port; all other servers share a label."""
+        """The first end of each registry, independent of its port; all other servers share a label."""
         labels: dict[str, list[str]] = {}
         for host, label in self._hosts.items():
             labels.setdefault(urlsplit(f"//{host}").hostname or host, []).append(label)

@@ -240,7 +240,7 @@ class QueueLookups(Collector):
             try:
                 async with asyncio.timeout(_LOOKUP_SECONDS):
                     self._state = await self._read()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the rest of the scrape must be served
+            except Exception as error:  # noqa: BLE001 - the rest of the scrape must be served after any error
                 log.debug("queue not looked up", error=error)
                 self._state = None
 

@@ -1,4 +1,4 @@
-"""Notifications to people, in DingTalk, Feishu, WeCom or Slack, or as JSON: what went wrong, and when it is over.
+"""Notifications to people, in DingTalk, Feishu, WeCom or Slack, or as JSON: each problem, and its end.
 
 A background task sends them. Every process of an installation runs it; a lease elects the one that acts. What was
 reported, and what is still to be sent, is kept in the queue's Redis, so that a restart neither repeats nor loses a
@@ -50,7 +50,7 @@ class Notifier:
     """Looks at the queue every few seconds, and sends what is new.
 
     Args:
-        queue: what is looked at; its Redis keeps what was reported.
+        queue: the queue to watch; its Redis keeps the reported state.
         sender: sends to the receivers.
         configuration: returns the state of this process's configuration.
         timing: when to report something.
@@ -146,7 +146,7 @@ class _FaultReport:
         """Report a fault that has begun or ended since the last look, and retry what was not sent.
 
         Args:
-            fault: what is wrong now (`Queue.fault`); empty when nothing is.
+            fault: the present fault (`Queue.fault`); empty without one.
         """
         now = int(time.time() * 1000)
         messages = self._news(fault, now)
@@ -173,7 +173,7 @@ class _FaultReport:
 
 
 def origin_of(settings: Settings) -> Origin:
-    """Return who sends the messages: the host of the webhook's URL with the status page at its root, or this host."""
+    """Return the sender of messages: the host of the webhook's URL with the status page at its root, or this host."""
     if settings.webhook_url is None:
         return Origin(socket.gethostname())
     url = URL(settings.webhook_url)
@@ -188,7 +188,7 @@ async def open_notifier(
 
     Args:
         settings: the receivers, and when copies are late.
-        queue: what is looked at.
+        queue: the queue to watch.
         configuration: returns the state of this process's configuration.
     """
     receivers = settings.receivers

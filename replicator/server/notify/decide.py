@@ -1,4 +1,4 @@
-"""What to report, given a snapshot of the installation and what was reported before.
+"""Decides what to report, given a snapshot of the installation and the earlier reports.
 
 Each problem is reported once when it begins and once when it is over, however long it lasts. What happens soon after a
 message about the same occasion waits, and is reported together.
@@ -93,7 +93,7 @@ async def take_snapshot(
         queue: the queue.
         notices: of the same queue.
         leadership: of this process.
-        before: what was reported.
+        before: the earlier reports.
         timing: when dead letters are reported; only then their causes are read.
 
     Raises:
@@ -249,7 +249,7 @@ class _Decision:
             count=drift,
             advice=(
                 "They are queued now. This is normal after the first start or a change of the rules.",
-                "Otherwise webhook events get lost: replicator webhook list shows Harbor's last deliveries.",
+                "Otherwise webhook events are lost: replicator webhook list shows Harbor's last deliveries.",
             ),
         )
         self._remember(Occasion.DRIFT, Reported(mark, ended, self._now))
@@ -315,7 +315,7 @@ class _Decision:
         use = "1 process does" if len(complaints) == 1 else f"{len(complaints)} processes do"
         title = f"replicator: the configuration has an error; {use} not use the changed files"
         advice = (
-            "The last accepted version of the files stays in use; a file without one is left out.",
+            "The last accepted version of each file stays in use; a file without one is not used.",
             "Fix the file; it is reloaded automatically. replicator check shows what is wrong.",
         )
         examples = tuple(configuration_example(error, complaints) for error in errors[:EXAMPLES])
@@ -339,8 +339,8 @@ class _Decision:
             int(silent[0].since.timestamp() * 1000),
             f"replicator: {silent[0].sentence}{more}",
             (
-                "Nothing is lost: the copies go on within seconds of its first answer. Others are not delayed.",
-                "Check that it is up and reachable from here. replicator check tests every host.",
+                "Nothing is lost: the copies continue seconds after its first answer. Other copies are not delayed.",
+                "Check that it is running and reachable from here. replicator check tests every host.",
             ),
             sum(each.total for each in silent),
             tuple(Example.of(each.key, each.why or "no answer") for each in silent[:EXAMPLES]),

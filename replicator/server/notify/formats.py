@@ -70,13 +70,13 @@ def post_of(receiver: Receiver, message: Message, origin: Origin, now: float) ->
     Args:
         receiver: the receiver.
         message: the message.
-        origin: who sends it.
+        origin: the sender.
         now: seconds since 1970, for the signature.
     """
     url, headers = receiver.url, {"Content-Type": "application/json; charset=utf-8"}
     limit = _LIMITS[receiver.format]
     if receiver.format is Format.DINGTALK:
-        # An empty "at" mentions nobody, whatever the text contains.
+        # An empty "at" mentions nobody, even if the text contains a mention.
         content = {"content": "\n".join(lines_of(message, origin, limit))}
         body: dict[str, Any] = {"msgtype": "text", "text": content, "at": {"isAtAll": False}}
         if receiver.secret is not None:
@@ -180,7 +180,7 @@ def lines_of(message: Message, origin: Origin, limit: int, escape: Callable[[str
 
     Args:
         message: the message.
-        origin: who sends it.
+        origin: the sender.
         limit: bytes of UTF-8 for all lines with their line ends, at least 1,500. Examples that do not fit are left
             out and counted.
         escape: makes text from outside harmless in the format.

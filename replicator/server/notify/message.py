@@ -1,4 +1,4 @@
-"""Notification messages, and what all processes remember about them in Redis.
+"""Notification messages, and the shared state about them in Redis.
 
 A `Message` says what happened; `replicator.server.notify.formats` writes it for each receiver. `NotifyState` is stored
 as JSON and may be read by an older or newer version of this program: unknown fields are ignored.
@@ -25,7 +25,7 @@ _MAX_PART = 400
 
 
 class Occasion(StrEnum):
-    """What a message is about."""
+    """The occasion of a message."""
 
     DEAD_LETTERS = "dead_letters"
     """Copies failed and are not retried automatically."""
@@ -60,7 +60,7 @@ RECOVERED = {
 
 
 class MessageState(StrEnum):
-    """What a message says about its occasion."""
+    """The state of its occasion that a message reports."""
 
     TROUBLE = "trouble"
     RECOVERED = "recovered"
@@ -116,7 +116,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who sends a message: the name of the installation, and the address of its status page if that is known."""
+    """The sender of a message: the name of the installation, and the address of its status page if that is known."""
 
     name: str
     status: str | None = None
@@ -124,7 +124,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """What was last reported about an occasion. Times are milliseconds since 1970 by Redis's clock.
+    """The last report about an occasion. Times are milliseconds since 1970 by Redis's clock.
 
     Attributes:
         mark: identifies the problem; None once it is over.
@@ -158,7 +158,7 @@ class PendingMessage:
 
 @dataclass(frozen=True, slots=True)
 class NotifyState:
-    """What the next process has to know to go on.
+    """The state that the next process needs to continue.
 
     Attributes:
         mark: of the newest dead letter that was reported.

@@ -40,7 +40,7 @@ class Sender:
     """Sends the pending messages of all receivers.
 
     Args:
-        receivers: who gets every message.
+        receivers: the receivers of every message.
         messenger: sends one message to one receiver.
         patience: seconds for which a message is retried.
         first: seconds until the first retry; every further pause is twice as long.
@@ -112,7 +112,7 @@ class Sender:
             return None
         pause = self._pause(pending, result)
         if result.retry and now + pause < pending.until:
-            parts = ErrorText(f"{receiver.host} has not taken a notification", result.words, AGAIN).to_json()
+            parts = ErrorText(f"{receiver.host} did not accept a notification", result.words, AGAIN).to_json()
             log.warning("notification delayed", reason=result.words, wait=round(pause / 1000, 3), **facts, **parts)
             return replace(pending, due=now + pause, tries=pending.tries + 1)
         self._log_dropped(pending, result.words)
@@ -133,7 +133,7 @@ class Sender:
             tries=pending.tries + 1,
             occasion=str(message.occasion),
             title=message.title,
-            **ErrorText(f"{host} has not taken a notification", reason, _TRY).to_json(),
+            **ErrorText(f"{host} did not accept a notification", reason, _TRY).to_json(),
         )
 
 
@@ -246,7 +246,7 @@ async def open_messenger(origin: Origin, seconds: float = SECONDS) -> AsyncItera
     """Open a `Messenger`.
 
     Args:
-        origin: who sends the messages.
+        origin: the sender of the messages.
         seconds: for one request and its answer.
 
     Raises:

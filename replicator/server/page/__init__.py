@@ -67,8 +67,8 @@ _MAX_USER = 100
 """Characters of a user's name in the history."""
 _UNSET = (
     "There is no status page yet: set REPLICATOR_STATUS_TOKEN to a long random text, such as the output of "
-    "openssl rand -hex 32. In the file .env of replicator serve it takes effect within seconds, as a variable after a "
-    "restart. Then log in here with any user name, and with that text as the password."
+    "openssl rand -hex 32. In the .env file of replicator serve it takes effect within seconds; as an environment "
+    "variable, after a restart. Then log in here with any user name, and with that text as the password."
 )
 _UNSET_PAGE = f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>replicator</title>
@@ -80,7 +80,7 @@ class StatusPage:
     """Shows the installation and single copies; retries, drops, steers and begins copies, and steers reconciles.
 
     Args:
-        queue: what is shown.
+        queue: the queue to show.
         rules: the rules in use.
         auth: decides who may see it.
     """
@@ -297,7 +297,7 @@ def _unset(request: Request) -> Response:
 
 
 def _who(request: Request) -> str:
-    """Return who sent a form, for the history."""
+    """Return the sender of a form, for the history."""
     user, client = user_of(request.headers.get("Authorization", ""))[:_MAX_USER], client_of(request)
     return f"{user or 'someone'} on the status page{f' from {client}' if client else ''}"
 

@@ -1,4 +1,4 @@
-"""One copy and one image on the status page: what is known of a destination, and what the rules say of a source."""
+"""One copy and one image on the status page: the facts about a destination, and the rules for a source."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _DEADLINE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class CopyFacts:
-    """What is known of one destination.
+    """The facts about one destination.
 
     Attributes:
         destination: its reference.
@@ -134,7 +134,7 @@ def links(facts: CopyFacts, rules: Rules) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """What the rules say of an image.
+    """The explanation of an image by the rules.
 
     Attributes:
         image: as it was asked for.
@@ -142,7 +142,7 @@ class Explained:
         matching: the decisions of the rules that match.
         others: those of rules that do not, first the ones of its registry.
         more: how many of these are left out.
-        copies: what the rules ask for.
+        copies: the copies that the rules request.
     """
 
     image: str

@@ -190,7 +190,7 @@ _MAX_DIGITS = 9
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What to show. An invalid value in an address counts as missing.
+    """The choice of content. An invalid value in an address counts as missing.
 
     Attributes:
         result: only copies with this result; empty for all.

@@ -211,7 +211,7 @@ class PageRenderer:
         """Return the page.
 
         Args:
-            data: what is shown.
+            data: the content to show.
             rules: the rules in use.
             view: the filters and pages chosen.
             form_token: goes into every form.
@@ -270,7 +270,7 @@ class PageRenderer:
         """Return the page of one copy.
 
         Args:
-            facts: what is known of it.
+            facts: the facts about it.
             rules: the rules in use.
             view: names the destination.
             form_token: goes into every form.

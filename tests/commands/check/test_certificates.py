@@ -49,8 +49,8 @@ NOW = datetime.now(UTC)
     [
         ("127.0.0.1", {"not_before": NOW - timedelta(9), "not_after": NOW - timedelta(1)}, "renew it there"),
         ("127.0.0.1", {"not_before": NOW + timedelta(1), "not_after": NOW + timedelta(9)}, "too early"),
-        ("other.example.com", {}, "use the name that is in the certificate"),
-        ("127.0.0.2", {}, "use the name that is in the certificate"),
+        ("other.example.com", {}, "use a name that the certificate contains"),
+        ("127.0.0.2", {}, "use a name that the certificate contains"),
     ],
     ids=["expired", "not yet valid", "another name", "another address"],
 )

@@ -22,7 +22,7 @@ async def test_where_all_is_well_nothing_fails_and_nothing_is_left_behind(pushed
     lines = await checked(pushed, pushed.rules(RULE), 0)
     names = {"login", "list", "pull", "artifacts", "push", "queue", "webhook", "listen", "harbor", "edition", "quota"}
     assert set(told(lines, "ok")) == names
-    assert told(lines, "ok")["edition"] == "ACR, Personal Edition, as told by its token challenge"
+    assert told(lines, "ok")["edition"] == "ACR, Personal Edition, recognized by its token challenge"
     # The robot account has all that a copy needs, and nothing more.
     assert {line["name"] for line in lines} - names == set(told(lines, "not tried")) == {"policy", "public"}
     assert pushed.harbor.pulls == []

@@ -77,7 +77,7 @@ async def test_a_running_process_that_does_not_use_its_files_is_told(own: RedisS
         (found,) = await look_at_processes(settings)
     assert (found.name, found.state) == ("configuration", FindingState.FAILED)
     parts = ErrorText.parse(found.message)
-    assert parts.what.endswith("does not use its files as they are since 1970-01-01T00:00:02.000Z")
+    assert parts.what.endswith("does not use the current files since 1970-01-01T00:00:02.000Z")
     assert (parts.why, bool(parts.do)) == ("b.yaml: a typing mistake", True)
     own.stop()
     assert await look_at_processes(settings) == [], "the line of Redis says so"

@@ -98,7 +98,7 @@ async def test_a_running_replicator_that_is_not_ready_is_told_with_its_reason(pu
             server.kill()
             found = failed(await checked(pushed, rules, 1, REPLICATOR_LISTEN=serving.address, **settings))
             server.start()
-    assert "is not ready: the queue can't take or give work (ConnectionError)" in found["listen"]
+    assert "is not ready: the queue can't accept or hand out work (ConnectionError)" in found["listen"]
     assert "does not answer" in found["redis"]
 
 

@@ -66,7 +66,7 @@ async def test_many_projects_are_told_by_the_last_ones_and_sweeps_by_what_they_f
     assert "16 projects have sent events" in text
     assert "and 6 more" in text
     assert (f"{HARBOR}/p8" in text, f"{HARBOR}/p9" in text) == (True, False)
-    assert "No event had announced 3 copies" in text
+    assert "Sweeps found and queued 3 copies without an event" in text
     assert f"{HARBOR}/team/app 3" in text
 
 

@@ -94,7 +94,7 @@ async def test_the_page_of_a_copy_shows_it_running_and_its_dead_letter_can_be_re
 async def test_the_page_of_a_copy_refreshes_and_says_when_nothing_is_known(site: Site) -> None:
     for text in (DESTINATION, "no reference at all", "<script>", "x" * 5000):
         whole, part = await page(site, copy=text), await page(site, copy=text, fragment="1")
-        assert "Nothing is known of this destination." in whole.texts["head"]
+        assert "There is no record of this destination." in whole.texts["head"]
         live = [{about["id"] for _, about in each.tags if "data-live" in about} for each in (whole, part)]
         assert live[0] == live[1] == {"head", "now", "ended", "attempts"}
 
@@ -143,9 +143,9 @@ async def test_an_image_is_explained_and_copied_by_the_page(site: Site) -> None:
     assert (action.action, action.what) == ("copy", f"{SOURCE} to {ACR}/mirror/team-app:1")
     assert "anyone on the status page" in action.by
     unmatched = await page(site, image=f"{HARBOR}/nobody/app:1")
-    assert "no rule names it" in unmatched.texts["begin"]
+    assert "no rule matches it" in unmatched.texts["begin"]
     assert all("copy" not in form.buttons for form in unmatched.forms)
-    assert "is no image" in (await page(site, image="not an image")).texts["begin"]
+    assert "is not an image" in (await page(site, image="not an image")).texts["begin"]
 
 
 async def test_the_page_of_a_copy_copies_it_alone(site: Site) -> None:
@@ -166,7 +166,7 @@ async def test_a_reconcile_is_asked_for_by_the_page_and_asking_again_changes_not
     assert (await ReconcileState.read(site.queue)).is_requested
     assert (await press(site, seen, "reconcile")) == "?done=reconcile_again"
     assert len((await History.read(site.queue)).actions) == 1
-    assert "asked for already" in (await page(site)).texts["begin"]
+    assert "requested already" in (await page(site)).texts["begin"]
 
 
 @pytest.mark.parametrize("form", [{"do": "reconcile"}, {"do": "copy", "image": SOURCE}])

@@ -118,7 +118,7 @@ def test_queued_copies_of_a_lane_that_no_worker_serves_are_bad_news() -> None:
     worker = replace(seen.status.workers[0], concurrency={Lane.BACKFILL: 16})
     others = replace(seen, status=replace(seen.status, workers=[worker]))
     assert health(others).level == "bad"
-    assert health(others).sentence == "No worker copies for the lane events (3 queued)."
+    assert health(others).sentence == "No worker serves the lane events (3 queued)."
     both = replace(seen, status=replace(seen.status, workers=[worker, seen.status.workers[0]]))
     assert health(both).level == "warning"
 
