@@ -215,9 +215,8 @@ async def show_policies(scope: Scope, *, as_json: bool, out: Console) -> int:
     else:
         page(_policies_table(shown, others), out)
         # Beside the table: a reason is longer than any of its columns.
-        for each in others:
-            if each.note:
-                _say_change(each, out)
+        for each in filter(lambda other: other.note, others):
+            _say_change(each, out)
         _warn(silent, out)
     return _code(others)
 
@@ -332,7 +331,8 @@ def _policies_table(shown: list[PolicyStatus], others: list[PolicyChange]) -> Ta
             plain(_deliveries(each)),
         )
     for other in others:
-        table.add_row(plain(_project(other)), str(other.change))
+        none = "none: replicator webhook register creates one"
+        table.add_row(plain(_project(other)), none if other.change is Change.ABSENT else str(other.change))
     return table
 
 

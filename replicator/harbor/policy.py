@@ -73,6 +73,15 @@ class PolicyTarget:
         """Tell whether it goes to ``address``, whichever registry either of them names."""
         return _bare(self.address) == _bare(address)
 
+    def is_receiver(self, address: str | None) -> bool:
+        """Tell whether it goes to ``address``; if that is not known, whether its path is the webhook's."""
+        if address is not None:
+            return self.is_at(address)
+        try:
+            return is_webhook_path(URL(self.address).path)
+        except ValueError:
+            return False
+
     def sends(self, token: str) -> bool:
         """Tell whether it sends ``token``, with or without ``Bearer``: the webhook accepts both."""
         return _token(self.auth_header) == token

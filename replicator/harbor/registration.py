@@ -220,12 +220,12 @@ class Policies:
         ]
 
     async def show(self, url: str | None) -> tuple[list[PolicyStatus], list[PolicyChange]]:
-        """List the policies with our name or our address, and the projects that have none or that failed."""
+        """List the policies with our name or address (`is_receiver`), and the projects without one or that failed."""
         found: list[PolicyStatus] = []
 
         async def step(api: WebhookApi, registry: str) -> tuple[Change, str]:
             await self._system(api, registry)
-            ours = [each for each in await api.policies() if each.name == NAME or each.sends_to(url)]
+            ours = [p for p in await api.policies() if p.name == NAME or any(t.is_receiver(url) for t in p.targets)]
             found.extend([PolicyStatus(registry, api.project, each, await api.deliveries(each)) for each in ours])
             return (Change.UNCHANGED if ours else Change.ABSENT), ""
 

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("replicator.webhook")
 _refused = LogLimit("replicator.webhook", "webhook refused")
+_REGISTER_AGAIN = "if this is Harbor: replicator webhook register has its policy send REPLICATOR_WEBHOOK_TOKEN"
 
 MAX_BODY = 1024 * 1024
 """Bytes of a webhook's body; Harbor's events have about one thousand."""
@@ -118,7 +119,7 @@ class Webhook:
             return _error(403, "this address may not send webhooks")
         token = self._auth.matching_token(request.headers.get("Authorization", ""))
         if token is None:
-            _refused.warning(client, reason="wrong Authorization")
+            _refused.warning(client, reason="wrong Authorization", do=_REGISTER_AGAIN)
             self._delivered(None, Fate.UNAUTHORIZED)
             return _error(401, "the Authorization header is not the configured webhook token")
         if not self._auth.is_open:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 from structlog.testing import capture_logs
 
+from replicator.commands.webhook import _policies_table
+from replicator.console import page
 from replicator.errors import ConfigError
-from replicator.harbor.registration import Registrar
+from replicator.harbor.policy import PolicyTarget, WebhookApi, new_policy
+from replicator.harbor.registration import Policies, Registrar
+from replicator.reference import Repository
 from replicator.registry import Registries, Timing
 from replicator.replication.transfer import access_by
 from replicator.rules import parse
@@ -112,3 +119,20 @@ async def test_projects_that_can_not_be_listed_count_as_one_failure(many: Harbor
         (line,) = await told(one, 1)
     assert (line["registry"], line["project"]) == (many.host, "")
     assert "--project" in line["error"]
+
+
+async def test_a_policy_made_by_hand_is_shown_where_the_address_is_not_known(harbor: HarborStandIn) -> None:
+    harbor.add_project("many-1")
+    harbor.add_project("many-2")
+    async with registrar(harbor) as one:
+        api = WebhookApi(harbor.host, "many-1", one._registries.transport(Repository(harbor.host, "many-1/x")))
+        for name, url in ("by hand", "http://192.0.2.7:8080/webhooks/harbor"), ("another's", "https://ci.example.com/"):
+            await api.create(replace(new_policy(PolicyTarget(url, "Bearer wrong")), name=name))
+        policies = Policies(one._rules, one._registries)
+        shown, others = await policies.show(None)
+        elsewhere, _ = await policies.show(URL)
+    assert [each.policy.name for each in shown] == ["by hand"]
+    assert elsewhere == []
+    out = Console(file=io.StringIO(), width=300)
+    page(_policies_table(shown, others), out)
+    assert f"{harbor.host}/many-2\tnone: replicator webhook register creates one" in out.file.getvalue()

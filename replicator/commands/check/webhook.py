@@ -10,8 +10,6 @@ import ssl
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from yarl import URL
-
 from replicator.commands.check.findings import Finding, FindingState
 from replicator.commands.health import ask, asked_at, is_alive
 from replicator.errors import ConfigError, ErrorText
@@ -23,7 +21,6 @@ from replicator.harbor.policy import (
     WebhookApi,
     canonical,
     ends_with_slash,
-    is_webhook_path,
     names_in_query,
     shown_address,
 )
@@ -90,12 +87,7 @@ class Expected:
 
     def is_receiver(self, target: PolicyTarget) -> bool:
         """Tell whether a target is this webhook, judged by its URL, or without one in the settings by its path."""
-        if self.url is not None:
-            return target.is_at(self.url)
-        try:
-            return is_webhook_path(URL(target.address).path)
-        except ValueError:
-            return False
+        return target.is_receiver(self.url)
 
 
 async def look_at_policies(registries: Registries, registry: str, project: str, expected: Expected) -> list[Finding]:
