@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -109,12 +110,17 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
         return _kind_advice(error)
     if not isinstance(error, Denied | Unauthorized):
         return ""
+    if acr.is_acr(error.registry) and (found := _ACCESS.search(error.why)):
+        return _BILLS if found["bills"] else _ADDRESS
     if destination is not None and here:
         return _push_advice(error, destination)
     missing = "" if acr.is_acr(error.registry) else _NO_PROJECT
     return f"check the username and password under auth, and that it may pull and list here{missing}"
 
 
+_ACCESS = re.compile(r"(?P<bills>overdue|arrear|欠费)|white ?list|source ip|access control list|白名单", re.IGNORECASE)
+_BILLS = "pay the overdue bills of the Alibaba Cloud account"
+_ADDRESS = "add this machine's public address to the access control of the instance's public endpoint, in ACR's console"
 _LEAVE_OUT = "leave it out with types: [image] in the rule"
 _KIND_ADVICE = {
     "signature": "the image is there without this signature; signatures: auto leaves out signatures that are refused",

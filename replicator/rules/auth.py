@@ -52,6 +52,8 @@ ALIYUN_KEYS = (
 _SECRETS = ("access_key_secret", "security_token")
 CREATE = ("repositories", "namespaces")
 """Keys of ``create`` in it."""
+_OTHER_VARIABLE = re.compile(r"\$\(\w+\)|%\w+%|\{\{.*\}\}|<[\w -]+>")
+"""A whole value in the form of Kubernetes, Windows, templates, or of instructions that nobody has filled in."""
 _FORMS = {
     "region": (re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z"), "must be a region's id, e.g. cn-beijing"),
     "instance_id": (re.compile(r"cri-[a-z0-9]+\Z"), "must be the id of an Enterprise instance: cri-…"),
@@ -160,8 +162,9 @@ def read_auth(
         if name is None:
             pass
         elif not is_registry(registry):
+            problem = f"{shorten(without_login(registry))} is not a registry host: it needs a dot or a port"
             entry.wrong(
-                f"{shorten(without_login(registry))} is not a registry host: it needs a dot or a port, and no http://"
+                "an address is not a registry host: remove http:// or https://" if "://" in written else problem
             )
         elif slash and not is_repository_name(path):
             entry.wrong(f"{shorten(path)} is not a project or repository; wildcards and tags are not allowed here")
@@ -289,6 +292,9 @@ class _Entry:
             message = "looks like a variable, but no variable has this name, so the text is used unchanged"
             if self._environ.get(variable):
                 message, text = f"looks like a variable and {variable} is set, so its value is used", f"${{{variable}}}"
+            self._warnings.append(Problem(node.path, f"{message}; write a variable as ${{NAME}}"))
+        elif name in ("username", "password") and _OTHER_VARIABLE.fullmatch(text):
+            message = "looks like a variable or placeholder of another program, and is used as it is"
             self._warnings.append(Problem(node.path, f"{message}; write a variable as ${{NAME}}"))
         expand = expand_secret if name == "password" else expand_variables
         expanded = expand(node, text, self._environ)

@@ -212,6 +212,8 @@ class _Reader:
         if not is_registry(registry):
             advice = f"e.g. {self._defaults.registry or 'registry.cn-beijing.aliyuncs.com'}/namespace/repository"
             problem = f"must begin with a registry host, {advice}"
+            if "://" in written:
+                problem = "a destination is written without http:// or https://"
         elif not slash or not path:
             problem = f"{shorten(text)} has no repository after the registry"
         elif registry == HUB and path.startswith("library/"):

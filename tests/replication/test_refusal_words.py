@@ -113,6 +113,19 @@ ROWS = {
         "a quota is used up (Personal Edition: 3 namespaces, 300 repositories): make room, or raise the quota",
         destination=PUSHED,
     ),
+    "an account that owes money": Row(
+        *(ENTERPRISE, f"POST {UPLOADS}", 403, said("DENIED", "the instance is overdue"), Denied, PERMANENT),
+        *(
+            "403, the registry says: DENIED: the instance is overdue",
+            "pay the overdue bills of the Alibaba Cloud account",
+        ),
+        destination=f"{ENTERPRISE}/mirror/a:v1",
+    ),
+    "an address that the instance does not let in": Row(
+        *(ENTERPRISE, f"GET {TAG}", 403, said("DENIED", "1.2.3.4 is not in the white list"), Denied, PERMANENT),
+        "403, the registry says: DENIED: 1.2.3.4 is not in the white list",
+        "add this machine's public address to the access control of the instance's public endpoint, in ACR's console",
+    ),
     "no words to HEAD": Row(
         *(PERSONAL, f"HEAD {BY_DIGEST}", 403, b"", Denied, PERMANENT),
         *("403 Forbidden", f"{ORDER} (300 repositories)"),

@@ -121,7 +121,7 @@ def test_a_source_with_several_mistakes_tells_each() -> None:
         (f"a/b@{SHA}", {"to": TO, "tags": {}}, ".tags: a digest has no tags"),
         ("a/b", "ns/x/y", "must begin with a registry host, e.g. registry.cn-beijing"),
         ("a/b", "{project}.example.com/x", "must begin with a registry host"),
-        ("a/b", f"https://{TO}", "must begin with a registry host"),
+        ("a/b", f"https://{TO}", "a destination is written without http:// or https://"),
         ("a/b", ACR, "has no repository"),
         ("a/b", f"{ACR}/", "has no repository"),
         ("a/b", "docker.io/x", "one of Docker's own images, and nobody can push there"),

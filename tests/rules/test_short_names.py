@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from replicator.errors import ConfigError
 from replicator.reference import Reference, Repository, full_name
 from replicator.rules import Narrowing, Rules, parse
 from replicator.timetable import parse_request_rates
@@ -116,6 +117,24 @@ def test_a_short_name_whose_registry_has_no_login_says_which_that_is() -> None:
     (problem,) = problems_in(text_of({"mongo:4": TO}, {ACR: LOGIN}))
     assert problem.path == f'auth["{HUB}"]'
     assert "names without a host are Docker Hub's" in problem.message
+
+
+@pytest.mark.parametrize("text", ["$(ACR_PASSWORD)", "%ACR_PASSWORD%", "{{ password }}", "<your-password>"])
+def test_a_variable_of_another_program_is_warned_of_and_not_shown(text: str) -> None:
+    auth = {HARBOR: {"username": "u", "password": text}, ACR: LOGIN}
+    rules = parse(text_of({f"{HARBOR}/t/a": TO}, auth), "rules.json", environ={"ACR_PASSWORD": "p"})
+    (warning,) = rules.warnings
+    assert "write a variable as ${NAME}" in warning.message
+    assert text not in str(warning)
+
+
+def test_addresses_of_browsers_are_no_hosts() -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse(
+            text_of({f"{HARBOR}/t/a": f"https://{TO}"}, {f"https://{HARBOR}": LOGIN, ACR: LOGIN}), "r.json", environ={}
+        )
+    assert "is not a registry host: remove http:// or https://" in str(refused.value)
+    assert "a destination is written without http:// or https://" in str(refused.value)
 
 
 @pytest.mark.parametrize(
