@@ -325,7 +325,7 @@ class CachedSelection:
     """Selection of an image, without its manifests.
 
     Attributes:
-        digest: what the destination's tag will name; None when nothing of the image is selected.
+        digest: the future digest of the destination's tag; None if nothing of the image is selected.
         note: the parts that are left out, or the reason why everything is.
         until: the end of its validity, in seconds since 1970: the destination may take a refused kind by then.
     """

@@ -76,7 +76,7 @@ class SignatureCopier:
         """Copy the signatures of an image that has no children, and was copied byte for byte.
 
         Args:
-            listed: what a list of the source has shown.
+            listed: the facts from a list of the source.
 
         Raises:
             ReplicatorError: a failure that a retry may mend.
@@ -88,8 +88,8 @@ class SignatureCopier:
 
         Args:
             announced: the digest of the image at the source.
-            selection: what was copied of it.
-            listed: what a list of the source has shown of the image, so that it is not asked for that again.
+            selection: the parts of it that were copied.
+            listed: the facts of a list of the source about the image, so that they are not requested again.
 
         Raises:
             ReplicatorError: a failure that a retry may mend; a permanent one is only a warning.
@@ -256,7 +256,7 @@ class SignatureCopier:
                     known = pushed if pushed is not None and pushed.digest == digest else None
                     manifest = known or await self._origin.get_manifest(digest)
                     if manifest.subject is None and is_signature_kind(kind_of(manifest)):
-                        # One of cosign's old ones; Harbor goes on listing it when its tag has moved on.
+                        # One of cosign's old ones; Harbor still lists it after its tag has moved on.
                         await self._copy_tag(f"{fallback_tag(subject)}{SIGNATURE_SUFFIX}", manifest)
                         continue
                     by_registry = await self._copy_referrer(manifest, subject)

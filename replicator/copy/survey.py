@@ -132,7 +132,7 @@ class Survey:
         """Read repositories of a registry until the ledger knows one from which a blob can be mounted.
 
         It never fails, and ends when it has cost what the size is worth: the allowance and `MOST_SECONDS` are its
-        bounds. The next search goes on from there.
+        bounds. The next search continues from there.
 
         Args:
             target: the repository that lacks the blob.

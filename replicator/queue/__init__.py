@@ -3,7 +3,7 @@
 A job is an id, the destination reference, and a payload. Jobs with one id are merged, never run at the same time, and
 run again when they were enqueued while running; nothing that was accepted is lost.
 
-On the same Redis the processes of an installation elect who does what only one of them should do (``RedisBlobLocks``,
+On the same Redis the processes of an installation elect one of them for work of a single process (``RedisBlobLocks``,
 ``Reconciles``, ``Notices``), and share what they learned of images (``RedisSelectionStore``), read at
 destinations (``RedisSurveyStore``) and observed there (``Observations``). They tell each other what pushes move
 (``PushNews``).

@@ -53,7 +53,7 @@ class Attempt:
         id: the job's.
         lane: whose slot it took.
         payload: the job's; None where it could not be read.
-        outcome: what the handler returned; None when it failed.
+        outcome: the result of the handler; None if it failed.
         error_class: class of the failure; None when it went well.
         seconds: how long it took.
         lag: seconds from the oldest push that it served (`Job.pushed`) to its end; None where that is unknown.
@@ -86,9 +86,9 @@ class StartedJob:
         failures: failed attempts in a row before this one.
         retries: bound on them; None without one.
         last: the last of them; None without one.
-        record: what Redis keeps of the running job.
+        record: the record of the running job in Redis.
         merged: see `Running.merged`.
-        owned: what is remembered of its destination (`replicator.queue.records.TagRecord`); empty for nothing.
+        owned: the record of its destination's tag (`replicator.queue.records.TagRecord`); empty without one.
         asked: the configurations whose processes know nothing of it, by their digests.
     """
 
@@ -138,7 +138,7 @@ class Failure:
     """The last failure of a job that waits for its retry, as a record.
 
     Attributes:
-        message: what went wrong, as `replicator.errors.ErrorText.stored`.
+        message: the error, as `replicator.errors.ErrorText.stored`.
         tries: failed attempts in a row.
         first: time of the first of them (UTC).
         last: time of the last of them (UTC).
@@ -185,7 +185,7 @@ class Ending:
         finished: JSON of a `Finished`, for the runs that wait for the job.
         failure: why it failed; None when it did not.
         payload: the job's, where it could be read.
-        outcome: what the handler returned; None when it failed.
+        outcome: the result of the handler; None if it failed.
         lag: see `Attempt.lag`.
         wait: the reason why the attempt does not count.
         waited: the attempts that its waiting counts as, for runs whose retries are limited.
@@ -220,7 +220,7 @@ class Ending:
         """Return the report for an observer; None if the attempt was handed back or cancelled, or the job waits.
 
         Args:
-            job: what was attempted.
+            job: the attempted job.
             lane: whose slot it took.
             ended: what ``finish`` made of it.
             seconds: how long it took.
@@ -354,7 +354,7 @@ def log_end(job: StartedJob, lane: Lane, ending: Ending, ended: str, seconds: fl
     """Log how an attempt ended.
 
     Args:
-        job: what was attempted.
+        job: the attempted job.
         lane: whose slot it took.
         ending: how it was to end.
         ended: what ``finish`` made of it.

@@ -65,7 +65,7 @@ class BestEffortRedis:
     def send(self, script: str, *arguments: str | int) -> asyncio.Task[Any]:
         """Begin to run a script, in a task of its own.
 
-        So it goes on when the copy that asked is cancelled; and redis-py, which at times swallows a cancellation while
+        So it survives when the copy that asked is cancelled; and redis-py, which at times swallows a cancellation while
         it connects, can't swallow that of the copy.
         """
         return self.start(self._run(script, *arguments))
@@ -211,7 +211,7 @@ async def subscribe(
             log.log(forbidden, "queue polled", reason=error, channel=channel)
             pause = _FORBIDDEN_SECONDS
         except FAULTS as error:
-            # Not worth a warning: the lanes notice an outage themselves, and a cut connection harms nothing.
+            # Not worth a warning: the lanes notice an outage themselves, and a cut connection does no harm.
             log.debug("wake-up connection lost", error=error)
         finally:
             await subscription.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it without types

@@ -65,7 +65,7 @@ class RedisBlobLocks:
         queue: whose Redis, and whose prefix.
         trust: seconds for which a note of an upload is believed.
         lease: seconds after which the lock of a process that died expires.
-        patience: seconds that a lock is waited for; then the copy goes on without it.
+        patience: seconds to wait for a lock; then the copy continues without it.
         deadline: seconds that Redis gets for an answer.
         items: how many are remembered in each of two generations; one takes 100 to 500 bytes of Redis.
     """
@@ -134,7 +134,7 @@ class RedisBlobLocks:
             await self._redis.ask("lock_share", repository, self._items, *items)
 
     async def _acquire(self, item: str, place: str, urgent: Callable[[], bool]) -> RedisBlobLock:
-        """Take the lock once it is free; go on without it when the item is at the place, or patience ends."""
+        """Take the lock once it is free; continue without it when the item is at the place, or patience ends."""
         lock, held_elsewhere = await self._take(item, place, urgent())
         if not held_elsewhere:
             return lock
@@ -179,7 +179,7 @@ class RedisBlobLocks:
         await self._redis.ask("lock_release", lock.item, "", lock.token, self._items)
 
     async def _renew(self, lock: RedisBlobLock, on_urgent: Callable[[], None]) -> None:
-        """Renew the lock until cancelled, or until it is lost: the copy then goes on, and may be done twice."""
+        """Renew the lock until cancelled, or until it is lost: the copy then continues, and may be done twice."""
         while lock.token:
             # Often enough to notice a waiting push soon.
             await asyncio.sleep(min(self._lease / 3, _HEAR_SECONDS))

@@ -80,7 +80,7 @@ class CauseReader:
         When dead letters were retried or dropped, all are read again; where there are very many, that is put off.
 
         Args:
-            budget: seconds of reading; the next call goes on. Meanwhile the causes are those known before, and at the
+            budget: seconds of reading; the next call continues. Meanwhile the causes are those known before, and at the
                 very first of the dead letters that were read so far.
 
         Raises:

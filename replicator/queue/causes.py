@@ -33,7 +33,7 @@ _STANDS_FOR = "…"
 
 
 class Example(NamedTuple):
-    """One failure of a cause: what was to be copied where. The source is empty where it is not known."""
+    """One failure of a cause: source and destination of the copy. The source is empty if it is not known."""
 
     source: str
     destination: str

@@ -61,10 +61,10 @@ class Queue:
 
     Args:
         handle: the connection.
-        prefix: what separates this installation from others on the same Redis: letters, digits, dot, ``_``, ``-``, all
+        prefix: separates this installation from others on the same Redis: letters, digits, dot, ``_``, ``-``, all
             of it in braces where the keys must share a slot.
         deadline: seconds after which an operation that Redis has not confirmed raises ``QueueUnavailable``.
-        replicas: how many must hold what a failover must not undo; None for one where there are replicas.
+        replicas: the number of replicas that must hold accepted work; None for one, if there are replicas.
 
     Attributes:
         replicas: the replicas of Redis that are waited for.

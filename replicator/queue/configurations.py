@@ -249,7 +249,7 @@ class ProcessInfo:
         pid: its process id on that host.
         started: when it started (UTC).
         loaded: since when its configuration is in force (UTC).
-        problem: why what its files say now is not in force; None when it is.
+        problem: why the current files are not in use; None if they are.
         limits: the limits of bandwidth and requests in force, in a line; empty without any.
         rules: the digest of its rules; empty if it does not tell.
         rules_since: since when it has them, by Redis's clock.

@@ -64,7 +64,7 @@ class KnownDestination:
     Attributes:
         job: its pending job; None without one.
         letter: its dead letter; None without one.
-        observed: what it was last observed to hold; None where nothing is certain.
+        observed: the last digest observed there; None if nothing is certain.
         tag: which source owns it.
     """
 

@@ -69,7 +69,7 @@ class Description:
         note: the reason for the result, if the result does not say it.
         bytes: how much was sent.
         arrived: whether the tag is in place now, so that the time it took is the wait of its sender.
-        replaced: what the destination held before, where that was something else; empty otherwise.
+        replaced: the previous digest of the destination, if it was another one; else empty.
         digest: of the image at the destination now; empty if it is not known.
         parts: how many manifests and blobs it took, by kind.
         kept: whether the history keeps it; if not, only receivers of events get it.
@@ -104,7 +104,7 @@ class Ended:
         seconds: how long the last attempt took.
         lag: seconds from the push to the end; None where no push asked for it, or its time is unknown.
         tries: number of attempts.
-        replaced: what the destination held before, where that was something else; empty otherwise.
+        replaced: the previous digest of the destination, if it was another one; else empty.
         digest: of the image at the destination now; empty if it is not known.
         parts: how many manifests and blobs it took, by kind.
         pushed: time of the push that asked for it, by its sender's clock (UTC); None where no push did.
@@ -133,7 +133,7 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True, slots=True)
 class EndedFilter:
-    """Which of the jobs that ended are wanted: those that suit all of it; what is None suits any.
+    """A filter for ended jobs: all fields must match; None matches any.
 
     Attributes:
         lane: of this one.
@@ -205,7 +205,7 @@ class Action:
     Attributes:
         at: when, by Redis's clock (UTC).
         action: a verb, such as ``retry`` or ``pause``.
-        what: what it was done to.
+        what: the object of the action.
         by: the person who did it, see `system_user`; on the status page the name with which the browser logged in.
     """
 
@@ -224,7 +224,7 @@ class History:
         ended: jobs, the newest first.
         lags: the quarters of an hour of the last 48 hours in which something arrived, the oldest first.
         reconciles: their results, the newest first.
-        actions: what people did, the newest first.
+        actions: the actions of people, the newest first.
         rates: the hours of the last 48 hours in which jobs ended, the oldest first.
     """
 
@@ -265,7 +265,7 @@ async def note_action(queue: Queue | None, *, action: str, what: str, by: str) -
     Args:
         queue: where the history is; None only to log it.
         action: a verb, such as ``retry`` or ``pause``.
-        what: what it was done to, see `named`.
+        what: the object of the action, see `named`.
         by: the person who did it.
     """
     entry = Action(EPOCH, _cut(action), _cut(what), _cut(by))

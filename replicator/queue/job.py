@@ -52,7 +52,7 @@ class Job:
 
     Attributes:
         id: the destination reference, e.g. ``registry.cn-beijing.aliyuncs.com/ns/nginx:1.27``.
-        payload: what the handler needs, serialisable as JSON. The payload of the newest enqueue is the one that runs.
+        payload: the input of the handler, serialisable as JSON. The payload of the newest enqueue is the one that runs.
         retries: how many times a transient or not-yet failure is retried; None leaves it to the worker's policy.
         pushed: time of the push that asks for this job, by the clock of the sender; None if no push does, or its time
             is unknown. When jobs are merged, the oldest push that no attempt has served counts.
@@ -75,8 +75,8 @@ class Finished:
     """The end of a job, as a record for the runs that enqueued it.
 
     Attributes:
-        outcome: what the handler returned; None when it failed.
-        error: what went wrong, as `replicator.errors.ErrorText.stored`; None when it went well.
+        outcome: the result of the handler; None if it failed.
+        error: the error, as `replicator.errors.ErrorText.stored`; None on success.
         error_class: class of the failure; None when it went well.
         tries: number of attempts, the last one included.
         seconds: duration of the last attempt.
@@ -142,7 +142,7 @@ def decode_job(data: bytes) -> StoredJob:
 
 @dataclass(frozen=True, slots=True)
 class RunningRecord:
-    """A started job, as a record that outlives its lease: what a worker that died was doing.
+    """A started job, as a record that outlives its lease: the work of a worker that died.
 
     Attributes:
         token: unique to this start; the lease holds the same one.
@@ -223,7 +223,7 @@ class QueueError(ReplicatorError):
 
 
 class QueueUnavailable(QueueError):
-    """Redis did not confirm within the deadline, or said that it can't: take nothing as queued."""
+    """Redis did not confirm within the deadline, or refused: treat nothing as queued."""
 
 
 class LeftToOthers(QueueError):
@@ -328,7 +328,7 @@ class WaitingJob:
     """A job that failed and waits for its retry.
 
     Attributes:
-        message: what went wrong, as `replicator.errors.ErrorText.stored`.
+        message: the error, as `replicator.errors.ErrorText.stored`.
         tries: failed attempts in a row.
         first: time of the first of them (UTC).
         due: time of the next attempt (UTC).

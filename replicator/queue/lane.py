@@ -99,7 +99,7 @@ class LaneWorker(arq.worker.Worker):
     Args:
         lane: which one.
         concurrency: number of jobs at a time.
-        context: what it shares with the other lanes.
+        context: the parts that the lanes share.
     """
 
     def __init__(self, lane: Lane, concurrency: int, context: WorkerContext) -> None:

@@ -91,7 +91,7 @@ class Notices:
         """Take or renew the leadership, and publish a complaint.
 
         Args:
-            complaint: what this process can't do now; None when all is well.
+            complaint: the present problem of this process; None if all is well.
 
         Returns:
             The leadership; None when another process has it.
@@ -180,7 +180,7 @@ async def approve(queue: Queue, result: ReconcileResult, by: str) -> bool:
 
     Args:
         queue: of the installation.
-        result: what the last run found, as the person saw it.
+        result: the findings of the last run, as the person saw them.
         by: the person who approves it, for the history.
 
     Returns:

@@ -40,14 +40,14 @@ class Lease:
     """The lease of one running job, as its worker sees it.
 
     Attributes:
-        record: what Redis holds of the running job.
+        record: the record of the running job in Redis.
         renewed: when it was last known to be ours, by the event loop's clock.
         bytes_done: the handler's progress, and ``size`` how many bytes there will be, as far as it knows.
         moved_since: when it reported the first bytes, by `time.monotonic`; None before.
         lost: another worker has it now.
         unanswered: writes behind the fence to which no answer has come.
         ends: how a person has the attempt end early: ``pause`` hands its job back, ``cancel`` forgets it; else empty.
-        owned: what is remembered of the destination once it is written; empty for no change.
+        owned: the new record of the destination's tag after the write; empty for no change.
         observed: the latest observation of the destination before its write was confirmed; None without one.
         task: the handler's task, cancelled when the lease is lost.
     """
@@ -286,7 +286,7 @@ class Running:
         lapsed: whether a worker died while it ran this job, which may have done a part of it.
         pushed: time of the oldest push that this attempt serves (UTC); None where that is unknown.
         asked: the digests of the configurations whose processes know nothing of it.
-        owned: what is remembered of its destination.
+        owned: the record of its destination's tag.
     """
 
     __slots__ = (

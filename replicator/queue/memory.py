@@ -1,4 +1,4 @@
-"""The memory that the processes of an installation share through the queue's Redis: what they learned of registries.
+"""The knowledge about registries that the processes of an installation share through the queue's Redis.
 
 All of it only saves requests to registries. So nothing here fails or waits for Redis beyond a deadline: while Redis is
 away, slow or refuses, nothing is known, and what was to be remembered is lost. Each memory is bounded, by two

@@ -58,7 +58,7 @@ class LeftBehind:
 
     Attributes:
         directory: the state directory.
-        work: what lies there; None if it can't be counted.
+        work: the work that is left there; None if it can't be counted.
         problem: why it can't be counted.
     """
 

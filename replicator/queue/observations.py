@@ -113,8 +113,8 @@ class Observed:
     """The digest observed at a destination, and the time in ms by Redis's clock.
 
     Attributes:
-        wanted: what it held, see ``replicator.copy.selection_key``.
-        digest: what the source's tag named then; empty if that is not known.
+        wanted: its content, see ``replicator.copy.selection_key``.
+        digest: the digest of the source's tag then; empty if it is not known.
         is_void: whether it has been about to be written since.
     """
 
@@ -183,11 +183,11 @@ class Observations:
 
         Args:
             destination: a reference.
-            wanted: what it held, as a short text; see ``replicator.copy.selection_key``.
+            wanted: its content, as a short text; see ``replicator.copy.selection_key``.
             at: since when it is certain, by ``time.time()`` of this machine: a moment after the tag was written, or
                 before the destination was asked.
             source: the reference that owns the destination's tag, if none is known to; empty to say nothing of that.
-            digest: what the source's tag named; empty to keep none.
+            digest: the digest of the source's tag; empty to keep none.
         """
         moment = time.monotonic() - max(0.0, time.time() - at)
         held = f"{wanted} {short}" if (short := short_digest(digest)) else wanted

@@ -74,7 +74,7 @@ class Findings:
         unregistered: projects whose webhook policy could not be ensured; None where that was not wanted.
         failures: the first of ``unlisted``, ``failed`` and ``held``, with their reasons.
         missing: short digests of the first names of ``unlisted``.
-        error: why the run as a whole failed; None when it was completed.
+        error: why the whole run failed; None if it was completed.
     """
 
     listed: int = 0
@@ -140,7 +140,7 @@ class ReconcileResult:
         started: when it began by Redis's clock (UTC).
         ended: when it ended, likewise.
         host: where it ran.
-        findings: what it found.
+        findings: its findings.
         rules: the digest of its rules; empty where it was complete, and in records of older versions.
         whole: when the last run began that trusted no comparison of a run before it: this one, or the one that this
             one repeats.
@@ -344,7 +344,7 @@ class ReconcileLease:
         """Record what the run found, and release the lease. An outage of Redis is waited out for up to a lease.
 
         Args:
-            findings: what it found.
+            findings: its findings.
             rules: the digest of its rules, stored when it came to its end; empty to store none.
             whole: see `ReconcileResult`; None for this run.
             repeats: see `ReconcileResult`.

@@ -175,7 +175,7 @@ class Shares:
         return words
 
     def _apart(self, told: Sequence[tuple[str, Shared, Demand]]) -> None:
-        """Go on without an answer."""
+        """Continue without an answer."""
         silent = self._clock() - self._answered
         for name, limit, _ in told:
             if silent >= (self._seconds if name in self._known else _LONG * self._seconds):

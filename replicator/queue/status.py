@@ -208,10 +208,10 @@ class Status:
         waiting: jobs that wait for a retry, the next one first; a thousand at most.
         workers: worker processes that are alive.
         reconcile: the scheduled reconcile that runs, and how the last one ended.
-        sweep: what sweeps have found.
+        sweep: the findings of sweeps.
         limits: the limits of bandwidth and requests in force; more than one where processes have different settings.
         silent: the registries that do not answer, the longest silence first.
-        pauses: what people have paused, the oldest first.
+        pauses: the pauses by people, the oldest first.
         server: name and version of the queue's server; empty if it does not tell.
         clock: the last step of Redis's clock into the past; None without one in the last day.
         differing: processes that have different rules; None if they agree.
@@ -335,7 +335,7 @@ class Status:
         }
 
     def _silent_json(self) -> dict[str, Any]:
-        """Give the registries that do not answer; nothing when all do."""
+        """Return the registries that do not answer; nothing if all do."""
         silent = [
             {
                 "registry": each.registry,
@@ -350,7 +350,7 @@ class Status:
         return {"silent": silent} if silent else {}
 
     def _refusing_json(self) -> dict[str, Any]:
-        """Give the processes that do not use their files as they are; nothing when all do."""
+        """Return the processes that do not use their current files; nothing if all do."""
         told = [each.problem_json() for each in self.refusing]
         return {"configuration": told} if told else {}
 

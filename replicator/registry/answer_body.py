@@ -25,7 +25,7 @@ class AnswerBody:
     Attributes:
         response: the same.
         raw: the connection, if it was taken over and there is more to come.
-        fault: what ended a thread that received.
+        fault: the error that ended a receiving thread.
     """
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
@@ -63,7 +63,7 @@ class AnswerBody:
 
     @property
     def is_direct(self) -> bool:
-        """Whether a thread can go on reading."""
+        """Whether a thread can continue reading."""
         return self.raw is not None and self.fault is None and not self._read
 
     async def receive(self) -> bytes:

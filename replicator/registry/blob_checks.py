@@ -117,7 +117,7 @@ class Unpacker:
         """Return the next bytes of the blob; maybe none, while `needs` is true.
 
         Args:
-            chunk: what was received; empty at the end, or if `needs` is false.
+            chunk: the received bytes; empty at the end, or if `needs` is false.
 
         Raises:
             DigestMismatch: the bytes can't be unpacked.

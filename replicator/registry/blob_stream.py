@@ -45,7 +45,7 @@ class BlobStream:
     The last chunk is given out only after all bytes have hashed to the blob's digest, so an upload with a
     Content-Length can't complete a corrupt body. A broken connection is resumed where it broke by a Range request
     (RFC 9110, section 14), or from the start if the server does not support ranges; ``size`` bounds it all. The
-    source is not asked for content that the manifest embeds. For an upload that goes on where it broke see `rewind`.
+    source is not asked for content that the manifest embeds. For an upload that resumes where it broke see `rewind`.
 
     Args:
         transport: the way to the registry.
@@ -114,7 +114,7 @@ class BlobStream:
                 await self._retrying(self._connect)
 
     async def rewind(self, offset: int) -> None:
-        """Give out the bytes from ``offset`` on once more, for an upload that goes on there.
+        """Give out the bytes from ``offset`` on once more, for an upload that resumes there.
 
         They are read from the source a second time. Both readings must agree on all that the upload has already, and
         the blob's digest covers the second one to its end. So all bytes of the upload are verified as strictly as
@@ -175,7 +175,7 @@ class BlobStream:
             report: called now and then in the event loop.
 
         Returns:
-            The rest of that chunk; None if the iterator has to go on.
+            The rest of that chunk; None if the iterator has to continue.
         """
         body, reported = self._body, self._offset
         assert body is not None and body.raw is not None, "only if `is_direct`"  # noqa: S101, PT018 - the caller checks

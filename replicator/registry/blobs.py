@@ -57,7 +57,7 @@ class _Upload:
         flow: says when they may go.
         offset: bytes that the registry had when the request under way began.
         sent: bytes sent so far, those included.
-        broken: the error that broke it; None while it goes on.
+        broken: the error that broke it; None while it continues.
         is_lost: its session is gone.
         stalls: breaks since it last progressed.
         standing: why and what to do, if it ended by a standstill now.
@@ -228,7 +228,7 @@ class Blobs(SmallBlobs):
         """Ask the registry how much it has of an interrupted upload, and continue the stream from there.
 
         Raises:
-            RegistryError: ``broken`` if there is nothing to go on from; or the registry can't be reached.
+            RegistryError: ``broken`` if there is nothing to resume from; or the registry can't be reached.
         """
         upload.is_lost = True
         try:

@@ -63,13 +63,13 @@ class Request:
     Attributes:
         method: GET, HEAD, POST, PUT or DELETE.
         url: from `Transport.url`, or from a Location.
-        scopes: what the token must allow, ``repository:<name>:<actions>`` each.
+        scopes: the required scopes of the token, ``repository:<name>:<actions>`` each.
         headers: further headers.
         body: bytes, which every attempt sends again, or that of an upload, which can be sent only once.
         basic: send HTTP Basic without a challenge, as the REST APIs beside the registry expect it.
         anonymous: send no login, since none is needed: then a 401 says nothing about the login.
         follows: follow redirects of GET and HEAD; if not, a redirect is an answer.
-        once: it is not sent again unseen on another connection; the first may be carried out all the same.
+        once: it is not silently sent again on another connection; the first may still be carried out.
     """
 
     method: str

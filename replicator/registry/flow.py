@@ -1,4 +1,4 @@
-"""Decides which upload may send next on a shared line, so that bulk delays no push and a huge push no small one.
+"""Decides which upload may send next on a shared line: pushes before bulk transfers, small pushes before huge ones.
 
 The rate of a line is not known and not needed. Bodies are held back in proportion to the bytes that more urgent bodies
 have just moved: one byte for each seven or so. If something else limits the more urgent ones, such as a slow source,

@@ -334,7 +334,7 @@ class Hasher(Protocol):
         """Return the hash of all bytes."""
 
     def copy(self) -> Hasher:
-        """Return a hasher that goes on from here by itself."""
+        """Return an independent hasher that continues from here."""
 
 
 def hasher_for(digest: str) -> Hasher:

@@ -98,7 +98,7 @@ class Budget:
             self._admit()
 
     def resize(self, size: int) -> None:
-        """Change the number of places; requests in flight go on."""
+        """Change the number of places; requests in flight continue."""
         self.size = size
         self._admit()
 

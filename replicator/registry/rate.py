@@ -79,12 +79,12 @@ class Rate:
 
     Args:
         timetable: its limit over time.
-        least: what goes at once at least, however slow it is: 1 for requests.
-        most: what goes at once at most.
+        least: the minimum that goes at once, however slow it is: 1 for requests.
+        most: the maximum that goes at once.
         clock: a monotonic clock, in seconds.
         wall: the time of day, in seconds since 1970.
         on_start: called when something asks after a pause of seconds; it must not block.
-        share: what this process may use of the limit at first, from 0 to 1.
+        share: the first share of this process in the limit, from 0 to 1.
 
     Attributes:
         timetable: its limit over time, of all processes together; see `renew`.
@@ -320,7 +320,7 @@ class Rates:
 
     Attributes:
         on_start: called when something begins to send to a host whose rate may be limited; it must not block.
-        first_share: what this process may use of each limit at first; less than 1 where processes share them.
+        first_share: the first share of this process in each limit; less than 1 if processes share them.
     """
 
     def __init__(self, upload: HostTimetables | None = None, requests: HostTimetables | None = None) -> None:

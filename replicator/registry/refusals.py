@@ -1,4 +1,4 @@
-"""The 401s to one request: what each means, and whether the request is worth another attempt."""
+"""The 401s to one request: the meaning of each, and whether another attempt makes sense."""
 
 from __future__ import annotations
 

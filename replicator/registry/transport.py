@@ -147,7 +147,7 @@ class Transport:
             patient: wait for a host that does not answer, see `retrying`; for lists, which no queue takes back.
 
         Raises:
-            RegistryError: what the answer meant, or that there was none.
+            RegistryError: the answer was an error, or there was none.
         """
 
         async def attempt() -> Reply:
@@ -275,7 +275,7 @@ class Transport:
         """Send a request once; no redirects.
 
         Args:
-            request: what to send.
+            request: the request to send.
             hop: the URL and the headers, if they are others than the request's.
             secret: it goes to none but a verified host or the registry itself.
             limited: the caller limits the time until the answer.

@@ -142,7 +142,7 @@ _CHARTS = {
 
 
 def _kind_advice(error: RegistryError) -> str:
-    """Advise on a kind of artifact that a registry refuses; what is refused is not known beforehand of any but ACR."""
+    """Advise on a kind of artifact that a registry refuses; only ACR's refusals are known in advance."""
     if error.is_part:
         return _PART_ADVICE.get(error.kind, f"it does not take this part of the image's index: {_STRIP}")
     if error.kind == "chart":

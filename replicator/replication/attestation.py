@@ -78,12 +78,12 @@ class Compared:
     """A row of an attestation.
 
     Attributes:
-        source: the tag; of what could not be listed, what that was; empty for a tag that is extra.
+        source: the tag; for a failed list, its name; empty for an extra tag.
         destination: empty if it is not known.
-        source_digest: what the source's tag named; None if it is not known.
-        destination_digest: what the destination's tag named; None for no such tag, or if it is not known.
+        source_digest: the digest of the source's tag; None if it is not known.
+        destination_digest: the digest of the destination's tag; None without such a tag, or if it is not known.
         wanted: digest that the destination's tag has to name; None if it is not known, or the rules want none.
-        note: what was left out of the image, or why the state is not `State.EQUAL`.
+        note: the parts left out of the image, or why the state is not `State.EQUAL`.
     """
 
     source: str
@@ -102,7 +102,7 @@ class Compared:
             right = State.INCOMPLETE if row.present == row.digest else State.DIFFERENT
             state = right if row.present is not None else State.MISSING
         elif row.outcome is RowOutcome.SKIPPED:
-            # What is left alone has a digest; a former image, whose tag has moved to one that is not copied, has none.
+            # A kept tag has a digest; an old image, whose source tag moved to one that is not copied, has none.
             kept = State.KEPT if row.digest is not None else State.SKIPPED
             state, wanted = (State.DIFFERENT if row.still_holds is not None else kept), None
         elif row.outcome is RowOutcome.SOURCE_GONE:
@@ -182,7 +182,7 @@ class Facts:
         only: see `replicator.rules.Narrowing`.
         keys: the same.
         deep: whether manifests and blobs were asked for at the destinations.
-        extra: whether tags were looked for that no rule or no source tag names.
+        extra: whether extra tags were searched: those without a rule or a source tag.
         since: tags that were pushed earlier were left out; None for none.
         started: when it began, UTC.
         complete: whether everything was listed and compared; False until that is known.

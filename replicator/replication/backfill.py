@@ -55,7 +55,7 @@ class Backfill:
 
     Args:
         queue: takes what differs; None for a dry run, which only reports what it would do.
-        checks: what this installation saw at destinations; None to remember nothing.
+        checks: the observations of this installation at destinations; None to remember nothing.
         on_row: called with each row as soon as it is known.
 
     Attributes:
@@ -219,7 +219,7 @@ class Backfill:
                         matcher.add(asked)
                     await self._take(batch)
             self.report.complete = True
-            # A pattern without a match says nothing if what it would match could not be listed.
+            # A pattern without a match says nothing if its candidates could not be listed.
             if is_whole:
                 self.report.warnings += matcher.unmatched()
         finally:

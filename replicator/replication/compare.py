@@ -41,12 +41,12 @@ class Checker:
 
     Args:
         copier: makes the comparisons; its registries resolve a tag whose digest no list named.
-        checks: what this installation saw at destinations; None without a queue to keep that.
+        checks: the observations of this installation at destinations; None without a queue to keep them.
         trust: seconds for which a destination that was up to date is trusted; None to compare each.
         began: when they end (`time.monotonic`), as for a run that takes long; None for the moment of each look.
         force: copy also what is up to date.
         dry_run: nothing is queued, so no job will look again.
-        letters: ends the dead letters of what is right; what has one is never trusted.
+        letters: ends the dead letters of right destinations; a destination with one is never trusted.
         probe: still compare one trusted tag of each destination repository. If it differs from the observation, no
             tag of that repository is trusted.
         reads: read images that their destination lacks.

@@ -162,7 +162,7 @@ class KeptCopies:
 
         Args:
             found: the copy.
-            checked: what was found; None if a transient error hid that.
+            checked: the result of the check; None after a transient error.
         """
         absent = checked is not None and (checked.result is not None or checked.present is None)
         if self._limit is None or absent or found.request.signature:

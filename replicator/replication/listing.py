@@ -79,7 +79,7 @@ class Found:
 
     @classmethod
     def of(cls, asked: Asked, info: TagInfo | None, tags: Container[str]) -> Self:
-        """Return a copy with what a list says about its tag, if that is more than its name.
+        """Return a copy with the facts of a list about its tag, if there are more than its name.
 
         Args:
             asked: the copy.
@@ -202,7 +202,7 @@ class Listing:
     async def batches(self) -> AsyncGenerator[Batch, None]:
         """Yield what is found, batch by batch; the next is listed only as the one before is consumed.
 
-        What can't be listed is reported, and the rest goes on. A collision counts even if the narrowing leaves out one
+        Failed lists are reported, and the rest continues. A collision counts even if the narrowing leaves out one
         of its sources. A repository that a pattern found and that was deleted since is passed over.
         """
         self._missing.clear()

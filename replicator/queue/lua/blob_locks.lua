@@ -70,7 +70,7 @@ return 1 + redis.call('EXISTS', urgent_key(ARGV[2]))
 -- lock_release with generations places --
 -- Release a lock. ARGV: prefix, item, the place it was uploaded to or '', token or '', most items of a generation.
 local item, place, token = ARGV[2], ARGV[3], ARGV[4]
--- pcall: when memory is full the place can't be noted, but the lock must be released all the same.
+-- pcall: when memory is full the place can't be noted, but the lock must still be released.
 local noted, refusal = true, nil
 if place ~= '' then
   noted, refusal = pcall(function()

@@ -1,7 +1,7 @@
--- The life of a job: enqueued, started, confirmed, renewed, finished; and the repair of what a loss left behind.
+-- The life of a job: enqueued, started, confirmed, renewed, finished; and the repair after a loss.
 
 -- enqueue --
--- ARGV: prefix, lane, run or '', then for each job: id, arq's job, retries or '', '1' when it stands for several,
+-- ARGV: prefix, lane, run or '', then for each job: id, arq's job, retries or '', '1' when it represents several,
 -- when it was pushed in ms, or ''.
 -- Returns how many of them were not pending before.
 local woken, added = {}, 0
@@ -237,7 +237,7 @@ end
 
 local function notice_clock(lease_ms)
   local by = note_time() - NOW
-  -- A failover to a replica whose clock is a little behind is none.
+  -- A failover to a replica whose clock is a little behind does not count.
   if by < BACK_MS then return end
   -- The newest time is up to a second older than what was queued last.
   for _, lane in ipairs(LANES) do bring_forward(queue(lane), by + 1000) end
@@ -503,7 +503,7 @@ for i = 1, #due, 2 do
     local held = held_until(id)
     local key, wait = waits_for(id, tonumber(due[i + 1]))
     local stop, generation = stop_of(id, died and died.token)
-    -- What was cancelled waits no longer.
+    -- A cancelled job waits no longer.
     if stop == 'cancel' then died.pushed, died.asked = nil, FAR end
     if stop == 'cancel' and generation >= tonumber(redis.call('HGET', GEN, id) or 0) then
       -- Its worker died before it heard of that.
@@ -720,7 +720,7 @@ elseif how == 'foreign' then
   local theirs = foreign(lane, owner)
   redis.call('HSET', FOREIGN, id, ARGV[14])
   redis.call('ZADD', theirs, runner and runner.due or NOW, id)
-  -- In the queue it is due later, for the case that nobody with that configuration takes it. The more there are, the
+  -- In the queue it is due later, in case no process with that configuration takes it. The more there are, the
   -- later: fifty a second are looked at in vain. An older version takes it from there alone.
   local pause = math.max(owner == '' and 1000 or FOREIGN_MS, math.min(20 * redis.call('ZCARD', theirs), MOST_FOREIGN_MS))
   redis.call('ZADD', queue(lane), math.max(NOW + pause, earliest), member(id))

@@ -13,7 +13,7 @@
 --   <prefix>:running           hash id -> JSON: token, worker, since, ...; survives the lease when a worker dies
 --   <prefix>:waiting           hash id -> JSON: the last failure of a job that waits for a retry
 --   <prefix>:bound             hash id -> how many retries it has, where that is limited
---   <prefix>:merged            set of the pending ids whose payload stands for more than one enqueue
+--   <prefix>:merged            set of the pending ids whose payload represents more than one enqueue
 --   <prefix>:pushed            hash id -> time of the oldest push not yet picked up by an attempt (sender's clock)
 --   <prefix>:pending:<lane>:<host>  sorted set of the ids that are pending for a destination's host -> since when the oldest
 --                              enqueue waits that no attempt serves: when it was pushed, if that is known; else FAR
@@ -42,7 +42,7 @@
 --                              approved, when the one began whose replacements a person has approved; requests, taken,
 --                              served, numbers of those that somebody asked for, see leaders.lua
 --   <prefix>:reconcile:lease   JSON: the process that runs one (token, host, pid), since when, how far; with an expiry
---   <prefix>:notices           what was sent to people, and what is still to be sent (JSON)
+--   <prefix>:notices           messages sent to people, and messages still to be sent (JSON)
 --   <prefix>:notices:lease     the process that sends it: a token, with an expiry
 --   <prefix>:notices:complaints  hash token -> JSON: what a process complains of (host, text, since), and until when
 --                              that counts
@@ -131,7 +131,7 @@ local function note_pending(id, lane, at)
   redis.call('ZADD', pending_key(lane, id), 'LT', string.format('%.0f', tonumber(at) or NOW), id)
 end
 
--- Have what an attempt served wait again. record: the attempt's, of whatever version of this program.
+-- Let the enqueues that an attempt served wait again. record: the attempt's, of any version of this program.
 local function give_back(id, lane, record)
   note_push(id, record.pushed)
   note_pending(id, lane, record.asked or record.pushed or record.since)
@@ -139,7 +139,7 @@ end
 
 -- Two jobs with one id and different sources would write one destination. They are not merged, or one source's image would
 -- stand for the other's without a word: one runs after the other, and its handler finds that they collide. Jobs of
--- signatures, and those whose id has a digest, bring the same content from wherever.
+-- signatures, and those whose id has a digest, bring the same content from any source.
 local MOST_RIVALS = 8
 
 local function source_of(job)
@@ -236,7 +236,7 @@ local function promote(id)
   wake(rival.lane)
 end
 
--- Queue a job, merged with its earlier enqueues that are not done, in whatever state, and with its dead letter. An
+-- Queue a job, merged with its unfinished earlier enqueues in any state, and with its dead letter. An
 -- event delivered twice counts as two enqueues: comparing the payloads (they differ in their time) would cost more than
 -- the one request that an unmerged job may save. A job with another source than the pending one waits behind it, and
 -- leaves the dead letter of another source alone.

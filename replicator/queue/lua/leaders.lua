@@ -43,7 +43,7 @@ local function renew(name, token, lease_ms, record)
   local current, before = owner(name)
   if current ~= token then return false end
   if record then record.since = before.since end
-  -- What has begun goes on when memory is full; only taking a lease is refused then.
+  -- Work that has begun continues when memory is full; only a new lease is refused.
   allow_writes()
   put(name, token, lease_ms, record)
   return true
@@ -101,7 +101,7 @@ local text = cjson.encode(result)
 redis.call('HSET', RECONCILE, 'started', ARGV[3], 'result', text)
 if requests('taken') > requests('served') then redis.call('HSET', RECONCILE, 'served', requests('taken')) end
 if result.error == cjson.null then
-  -- Its rules count as compared all the same: what can't be listed is tried again by a timetable of its own.
+  -- Its rules still count as compared: failed lists are retried by a separate timetable.
   if ARGV[5] ~= '' then note_rules(ARGV[5]) end
   if result.failed + (result.unlisted or 0) + (result.held or 0) == 0 then
     redis.call('HSET', RECONCILE, 'succeeded', string.format('%.0f', NOW))
@@ -124,7 +124,7 @@ return {NOW, last[1] or '', lease or '', last[2] or '', requested, last[3] or ''
 -- Ask for a reconcile that begins after this moment. ARGV: prefix.
 -- Returns whether it was not asked for already, and the record of the one that runs or ''.
 local running = redis.call('GET', RECONCILE .. ':lease')
--- One that runs may have compared already what this is asked for.
+-- A running reconcile may have compared these images already.
 local is_new = requests() <= requests(running and 'taken' or 'served')
 if is_new then redis.call('HINCRBY', RECONCILE, 'requests', 1) end
 return {is_new and 1 or 0, running or ''}
@@ -162,7 +162,7 @@ end
 return {1, NOW, redis.call('GET', NOTICES) or '', unpack(complaints)}
 
 -- notices_keep with leases --
--- Store what was sent. ARGV: prefix, token, what was sent (JSON). Returns whether the token still leads; if not,
+-- Store the sent messages. ARGV: prefix, token, the sent messages (JSON). Returns whether the token still leads; if not,
 -- nothing is stored.
 if owner(NOTICES) ~= ARGV[2] then return 0 end
 redis.call('SET', NOTICES, ARGV[3])

@@ -1,7 +1,7 @@
--- Views of the queue, and the history of what ended lately.
+-- Views of the queue, and the history of recent copies, reconciles and actions.
 
 -- chronicle --
--- What ended lately, for a person to look at. Put in front of the scripts that write it. All of it is bounded, and
+-- The recent history, for people to read. Put in front of the scripts that write it. All of it is bounded, and
 -- pcall keeps a fault in it from failing the step that it describes.
 --
 --   <prefix>:history:<lane>       list of "<ms> <JSON>", one for each job that ended, the newest first
@@ -109,7 +109,7 @@ local asked, records, reply = {}, redis.call('HGETALL', RUNNING), {}
 for i = 1, #records, 2 do
   local id, record = records[i], cjson.decode(records[i + 1])
   local key = pending_key(lane_of(id) or record.lane, id)
-  -- What was cancelled waits no longer.
+  -- A cancelled job waits no longer.
   if stop_of(id, record.token) ~= 'cancel' then
     asked[key] = math.min(asked[key] or FAR, record.asked or record.pushed or record.since)
   end
@@ -243,7 +243,7 @@ end
 return found
 
 -- note_action with chronicle --
--- Note what a person did. ARGV: prefix, record (JSON), '1' if it is still to be logged by a process that runs for long.
+-- Note an action of a person. ARGV: prefix, record (JSON), '1' if it is still to be logged by a process that runs for long.
 local entry = string.format('%.0f ', NOW) .. ARGV[2]
 allow_writes()
 note_first(history('actions'), entry, HISTORY_ACTIONS)

@@ -10,7 +10,7 @@
 --   <prefix>:<name>:older      likewise
 local GENERATION_EXPIRY = 30 * 86400000
 
--- lasting: they are kept however long nobody writes; three: there are three of them.
+-- lasting: they are kept however long there is no write; three: there are three of them.
 local function generations(name, lasting, three)
   local memory = {new = prefix .. ':' .. name .. ':new', old = prefix .. ':' .. name .. ':old'}
   if three then memory.older = prefix .. ':' .. name .. ':older' end

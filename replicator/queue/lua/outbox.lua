@@ -1,4 +1,4 @@
--- The outbox: what ended, for receivers that other programs run (CloudEvents). The step that ends a job or a reconcile
+-- The outbox: ended copies and reconciles, for the receivers of CloudEvents. The step that ends a job or a reconcile
 -- puts it here itself, so that no crash loses it.
 
 -- outbox --
@@ -60,7 +60,7 @@ local function post_end(id, token, entry)
 end
 
 -- outbox_take with outbox leases --
--- Take or renew the leadership of sending, and have receivers told from now on.
+-- Take or renew the leadership of sending, and collect events for receivers from now on.
 -- ARGV: prefix, token, lease in ms, then for each receiver: its key, and the types of events that it wants.
 -- Returns whether it leads, now, and for each receiver how many were dropped and are not in the log yet.
 allow_writes()

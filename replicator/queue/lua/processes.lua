@@ -7,7 +7,7 @@
 --   <prefix>:configs   hash digest -> JSON: parts, digests of its parts with a space between them; seen, when a process
 --                      had it in force last; stays: one of these runs for years; first, last: what :turns was when it
 --                      was seen first and last
---   <prefix>:turns     counts how often a process began with a configuration: it orders them whatever a clock says
+--   <prefix>:turns     counts how often a process began with a configuration: it orders them independent of clocks
 local CONFIGS, TURNS, MOST_CONFIGS = prefix .. ':configs', prefix .. ':turns', 64
 
 -- Forget the configurations that were seen longest ago, until there is room for one more.
@@ -190,7 +190,7 @@ local function wanted(records)
   local events, events_sum = divide(bulk_demand > 0 and EVENTS_FIRST or 1, records, 'events', 'used_events')
   local bulk, bulk_sum = divide(1 - events_sum, records, 'bulk', 'used_bulk')
   events, events_sum = divide(1 - bulk_sum, records, 'events', 'used_events')
-  -- The part that nobody needs, so that anyone can begin.
+  -- The unneeded part, so that any process can begin.
   return events[1] + bulk[1] + math.max(0, 1 - events_sum - bulk_sum) / #records
 end
 
