@@ -116,6 +116,14 @@ def endpoint_of(registry: str) -> AcrEndpoint | None:
     return None
 
 
+def public_host(registry: str) -> str | None:
+    """Return the host name on the internet for a name that answers in Alibaba Cloud only; None for any other."""
+    endpoint = endpoint_of(registry)
+    if endpoint is None or endpoint.network not in (Network.VPC, Network.INTERNAL):
+        return None
+    return _host(registry).replace(f"-{endpoint.network}.", ".", 1)
+
+
 def service_of(service: str) -> Service | None:
     """Read the ``service`` of a token challenge; None if it is not one of ACR.
 

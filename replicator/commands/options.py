@@ -164,7 +164,7 @@ def rules_options(context: typer.Context, settings: Settings, platforms: tuple[P
 def log_rules(rules: Rules) -> Rules:
     """Log the source of every login, and what looks like a mistake; return the rules."""
     for host, source in rules.logins:
-        structlog.get_logger("replicator").info("login", registry=host, source=source)
+        structlog.get_logger("replicator").info("login configured", registry=host, source=source)
     for warning in rules.warnings:
         structlog.get_logger("replicator").warning("rules", path=warning.path, problem=warning.message)
     return rules

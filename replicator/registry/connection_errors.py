@@ -113,7 +113,8 @@ def connection_error(
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         reason = getattr(error.os_error, "reason", None) or error.os_error
         kind = NoTls if reason in _NO_TLS else WrongAddress
-        advice = "if the registry speaks plain HTTP, set insecure: true; if its endpoint says https://, write http://"
+        plain = "if the registry speaks plain HTTP, write insecure: true in its entry under auth"
+        advice = f"{plain}; if its endpoint says https://, write http://"
         if led_by is not None:
             advice = f"if it speaks plain HTTP, correct the address that {led_by} names"
         return kind(f"no TLS with {url.host}:{url.port} ({reason})", advice)
@@ -128,6 +129,8 @@ def connection_error(
 def _silence_advice(error: Exception, *, slow: bool) -> str:
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return "is it reachable from here? If it is only slow, raise REPLICATOR_CONNECT_TIMEOUT"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "check the spelling, and the DNS of this machine"
     return NEEDS_LONGER if isinstance(error, TimeoutError) and not slow else ""
 
 
@@ -210,7 +213,7 @@ def certificate_words(
     """Return why a certificate is not trusted, and what to do; see `connection_error`."""
     reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
     code = getattr(error.certificate_error, "verify_code", 0)
-    unknown = "set ca_file to the certificate of its authority, or turn verification off with insecure: true"
+    unknown = "write the file of its CA certificate as ca_file in its entry under auth; insecure: true verifies nothing"
     if ca_file is not None:
         unknown = f"its authority is not in {ca_file}: add it, with the intermediate ones that the server does not send"
     if led_by is not None:

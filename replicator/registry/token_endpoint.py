@@ -255,7 +255,8 @@ class TokenEndpoint:
         headers = {"Authorization": authorization} if authorization is not None else {}
         headers |= {"Content-Type": "application/x-www-form-urlencoded"} if form is not None else {}
         # With the host: it is often another than the registry's.
-        label = f"{method} {realm.host}{realm.path} (token service)"
+        port = "" if realm.is_default_port() else f":{realm.port}"
+        label = f"{method} {realm.host}{port}{realm.path} (token service)"
         with request_context(transport.registry, label):
             home = await transport.url("/")
             secret = bool(authorization or form)

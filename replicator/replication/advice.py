@@ -14,15 +14,19 @@ from replicator.reference import Reference
 from replicator.registry.errors import (
     AskedLoginOnHold,
     AskedLoginRefused,
+    CertificateExpired,
+    ConnectionFailed,
     Denied,
     DigestMismatch,
     LoginOnHold,
     LoginRefused,
     NotFound,
     NotYet,
+    ProxyFailed,
     RegistryError,
     TooManyRequests,
     Unauthorized,
+    WrongAddress,
     is_of_quantity,
     refuses_kind,
 )
@@ -95,6 +99,8 @@ def may_lack_repository(error: RegistryError, repository: Repository) -> bool:
 def _advice(error: RegistryError, destination: Reference | None) -> str:
     if isinstance(error, LoginRefused | LoginOnHold):
         return _login_advice(error)
+    if isinstance(error, ConnectionFailed):
+        return _network_advice(error)
     if isinstance(error, NamespaceMissing):
         return "create the namespace in ACR's console, or set namespaces: true next to repositories under create"
     if isinstance(error, TooManyRequests) and "OpenAPI" in error.why:
@@ -105,6 +111,8 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
     if isinstance(error, NotYet):
         return "" if here else _GATED
     if isinstance(error, NotFound) and not here and "/blobs/" not in error.request and not acr.is_acr(error.registry):
+        if error.request.endswith(" /v2/"):
+            return "no registry answers at this address: check the host, its port, and endpoint under auth"
         return "" if error.do else f"check the name, and that the login may see it{_NO_PROJECT}"
     if refuses_kind(error):
         return _kind_advice(error)
@@ -170,6 +178,20 @@ def _login_advice(error: LoginRefused | LoginOnHold) -> str:
     if acr.is_acr(error.registry):
         return _ACR_LOGIN
     return "check the username and password under auth, and that a robot account has not expired"
+
+
+def _network_advice(error: ConnectionFailed) -> str:
+    """Name the public address of an ACR whose address in its VPC can't be resolved or does not answer."""
+    unreachable = isinstance(error, WrongAddress) or (
+        error.silent and not isinstance(error, CertificateExpired | ProxyFailed)
+    )
+    public = acr.public_host(error.registry) if unreachable else None
+    # A token server or storage that the registry leads to has another name.
+    if public is None or error.registry.partition(":")[0] not in error.why:
+        return ""
+    enterprise = acr.edition_of(error.registry) is acr.Edition.ENTERPRISE
+    enabled = ", and enable access over the internet (公网访问) there" if enterprise else ""
+    return f"this address answers inside Alibaba Cloud only: from elsewhere use {public}{enabled}"
 
 
 def _push_advice(error: RegistryError, destination: Reference) -> str:

@@ -324,8 +324,8 @@ class _Entry:
             path.read_bytes()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a path"
-            base = "" if Path(text).is_absolute() else f", a path from {self._folder or Path.cwd()}"
-            self._fields["ca_file"].wrong(f"can't read this file{base}: {reason}")
+            base = "" if Path(text).is_absolute() else "; a relative path counts from the directory of the rules file"
+            self._fields["ca_file"].wrong(f"can't read {path.absolute()}: {reason}{base}")
             return None
         try:
             # Load it now: a mistake should show at the start, not at the first connection.

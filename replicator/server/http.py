@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import secrets
 import socket
 import time
@@ -80,8 +81,12 @@ def listen(address: str, variable: str) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        problem = Problem(variable, f"{address}: can't be listened on: {error.strerror or error}")
-        raise ConfigError("settings", [problem]) from None
+        taken = error.errno == errno.EADDRINUSE
+        why = "another program listens there; stop it, or" if taken else f"{error.strerror or error};"
+        option = " (serve --listen)" if variable == "REPLICATOR_LISTEN" else ""
+        cure = f"set {variable}{option} to another {'port' if taken else 'address'}"
+        message = f"{address}: can't be listened on: {why} {cure}"
+        raise ConfigError("settings", [Problem(variable, message)]) from None
     return listener
 
 

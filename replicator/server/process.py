@@ -392,7 +392,8 @@ def _probes_listener(settings: Settings) -> contextlib.AbstractContextManager[so
 
 
 def _log_webhook(url: URL) -> None:
-    log.info("listening", address=url.authority, webhook=shown_url(url, "/webhooks/harbor"))
+    webhook, page = shown_url(url, "/webhooks/harbor"), shown_url(url, "/")
+    log.info("listening", address=url.authority, webhook=webhook, status_page=page)
 
 
 def _log_probes(url: URL) -> None:

@@ -70,7 +70,7 @@ async def test_images_flow_with_nothing_but_the_logins_of_docker(house: House) -
     assert ended.code == 0, ended.said
     await verify_tree(house.behind_acr, "image-syncer/app", "v1", root)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    logins = {line["registry"]: line["source"] for line in lines if line["event"] == "login"}
+    logins = {line["registry"]: line["source"] for line in lines if line["event"] == "login configured"}
     config = house.directory / "docker" / "config.json"
     assert logins == {house.harbor.host: str(config), house.acr.host: f"docker-credential-test ({config})"}
     for secret in (HARBOR_ROBOT[1], ACR_USER[1]):

@@ -70,7 +70,9 @@ async def test_with_a_certificate_the_webhook_speaks_https_alone(rules: Path, tm
     if not one_file:
         settings["REPLICATOR_TLS_KEY"] = str(tmp_path / "tls.key")
     async with running("serve", "--no-worker", "--config", rules, cwd=tmp_path, settings=settings) as serving:
-        assert serving.said("listening")[0]["webhook"].startswith("https://")
+        (listening,) = serving.said("listening")
+        assert listening["webhook"].startswith("https://")
+        assert listening["status_page"] == listening["webhook"].removesuffix("webhooks/harbor")
         assert (await post(serving.address, tls=trusting(authority)))[0] == 202
         with pytest.raises(aiohttp.ClientError):
             await post(serving.address)

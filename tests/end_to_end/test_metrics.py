@@ -340,7 +340,10 @@ async def test_an_address_that_is_taken_is_told_before_anything_starts(house: Ho
         }
         ended = await replicator(command, "--config", house.rules(EVERYTHING), cwd=house.directory, settings=settings)
     assert ended.code == 2
-    assert f"REPLICATOR_METRICS_LISTEN: {address}: can't be listened on" in ended.err
+    assert (
+        f"REPLICATOR_METRICS_LISTEN: {address}: can't be listened on: another program listens there; stop it"
+        in ended.err
+    )
     assert not (house.directory / "state").exists()
 
 

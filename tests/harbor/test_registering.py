@@ -133,6 +133,6 @@ async def test_a_policy_made_by_hand_is_shown_where_the_address_is_not_known(har
         elsewhere, _ = await policies.show(URL)
     assert [each.policy.name for each in shown] == ["by hand"]
     assert elsewhere == []
-    out = Console(file=io.StringIO(), width=300)
-    page(_policies_table(shown, others), out)
-    assert f"{harbor.host}/many-2\tnone: replicator webhook register creates one" in out.file.getvalue()
+    paper = io.StringIO()
+    page(_policies_table(shown, others), Console(file=paper, width=300))
+    assert f"{harbor.host}/many-2\tnone: replicator webhook register creates one" in paper.getvalue()

@@ -204,8 +204,7 @@ async def test_a_refusal_of_a_token_service_says_which_and_whose_login(
     guarded.tokens.faults.add(Fault(answer, times=None))
     with pytest.raises(LoginRefused) as caught:
         await guarded.repository.get_manifest("v1")
-    host = guarded.tokens.host.partition(":")[0]
-    assert caught.value.what == f"{guarded.registry.host}: GET {host}/token (token service)"
+    assert caught.value.what == f"{guarded.registry.host}: GET {guarded.tokens.host}/token (token service)"
     assert caught.value.why == f"the login was refused for {USER!r}: {answer.status}, {words}"
 
 

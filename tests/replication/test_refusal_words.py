@@ -13,6 +13,7 @@ from replicator.errors import ErrorClass
 from replicator.reference import Reference, Repository
 from replicator.registry.connection_errors import answered_elsewhere, foreign_answer, from_answer
 from replicator.registry.errors import (
+    ConnectionFailed,
     Denied,
     ForeignAnswer,
     NotFound,
@@ -23,6 +24,7 @@ from replicator.registry.errors import (
     StorageRefused,
     TooManyRequests,
     Unauthorized,
+    WrongAddress,
 )
 from replicator.registry.kinds import KINDS
 from replicator.replication.advice import explained
@@ -254,3 +256,33 @@ def test_the_advice_on_each_kind_of_artifact_fits_one_line(registry: str, kind: 
     error.kind, error.is_part = kind, is_part
     do = explained(error, Reference(Repository(registry, "team/app"), "v1")).do
     assert 0 < len(do) <= COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("host", "public"),
+    [
+        ("registry-vpc.cn-beijing.aliyuncs.com", "registry.cn-beijing.aliyuncs.com"),
+        ("registry-internal.cn-beijing.aliyuncs.com:443", "registry.cn-beijing.aliyuncs.com"),
+        ("crpi-abc-vpc.cn-beijing.personal.cr.aliyuncs.com", "crpi-abc.cn-beijing.personal.cr.aliyuncs.com"),
+        ("team-registry-vpc.cn-beijing.cr.aliyuncs.com", "team-registry.cn-beijing.cr.aliyuncs.com, and enable access"),
+        ("registry.cn-beijing.aliyuncs.com", None),
+        ("registry-vpc.example.com", None),
+    ],
+)
+def test_an_address_inside_alibaba_cloud_that_can_not_be_reached_is_told_with_the_public_one(
+    host: str, public: str | None
+) -> None:
+    silent = ConnectionFailed(f"no connection to {host} in time", "is it reachable?").at(host)
+    silent.silent = True
+    for error in silent, WrongAddress(f"the name {host.partition(':')[0]} can't be resolved").at(host):
+        advice = explained(error).do
+        assert ("from elsewhere use" in advice) == (public is not None)
+        assert public is None or f"from elsewhere use {public}" in advice
+    broken = ConnectionFailed(f"the connection to {host} broke").at(host)
+    storage = WrongAddress("the name store.example.com can't be resolved").at(host)
+    assert [explained(error).do for error in (broken, storage)] == ["", ""]
+
+
+def test_an_address_that_is_no_registry_is_not_taken_for_a_missing_project() -> None:
+    advice = explained(NotFound("404 Not Found", status=404).at("h.example.com", "GET /v2/")).do
+    assert advice == "no registry answers at this address: check the host, its port, and endpoint under auth"

@@ -112,7 +112,9 @@ async def test_a_list_that_the_login_may_not_read_is_told_with_what_is_needed(pu
 async def test_a_name_that_is_unknown_is_told(pushed: House) -> None:
     rules = pushed.rules(RULE)
     rules.write_text(rules.read_text().replace(pushed.harbor.host, "absent.invalid:443"))
-    assert "the name absent.invalid can't be resolved" in failed(await checked(pushed, rules, 1))["login"]
+    told = failed(await checked(pushed, rules, 1))["login"]
+    assert "the name absent.invalid can't be resolved" in told
+    assert "check the spelling, and the DNS of this machine" in told
 
 
 async def test_wrong_rules_are_a_mistake_of_use(house: House) -> None:
