@@ -154,17 +154,17 @@ class Listing:
         rules_digest: see `Rules.digest`.
         destinations: the repositories that the rules copy the listed ones to, whatever their tags.
         quota: of ACR's Personal Edition, as far as it was listed; None before.
+        incomplete: whether `repositories` or `collisions` passed over what can't be listed.
         on_page: called with a repository and some of its tags, whatever the rules want of them.
     """
 
     def __init__(
         self, rules: Rules, registries: Registries, narrowing: Narrowing | None = None, copier: Copier | None = None
     ) -> None:
-        self._copier = copier
+        self._copier, self._registries = copier, registries
         self.narrowing = narrowing or Narrowing(rules)
         self._rules, self.rules_digest = rules, rules.digest
-        self._registries = registries
-        self._collisions = ListingCollisions(())
+        self._collisions, self.incomplete = ListingCollisions(()), False
         self._agreed: dict[Collision, bool] = {}
         self._missing: set[Repository] = set()
         self.destinations: Collection[Repository] = ()
@@ -178,7 +178,7 @@ class Listing:
         repositories = RepositoryLister(self.narrowing, self._registries)
         async with contextlib.aclosing(repositories.failures()) as failures:
             async for _ in failures:
-                pass
+                self.incomplete = True
         return [repositories.wanted[repository] for repository in sorted(repositories.wanted)]
 
     async def collisions(self, wanted: list[WantedRepository] | None = None) -> AsyncGenerator[Collision, None]:
@@ -194,7 +194,7 @@ class Listing:
         wanted = await self.repositories() if wanted is None else wanted
         async with contextlib.aclosing(self._read_ahead(wanted)) as failures:
             async for _ in failures:
-                pass
+                self.incomplete = True
         for collision in self._collisions:
             if not await self._agree(collision):
                 yield collision

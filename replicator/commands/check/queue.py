@@ -9,10 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from redis.exceptions import (
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import RedisError, ResponseError
 from rich.filesize import decimal
 
 from replicator.commands.check.findings import MAX_QUOTED, Finding, FindingState, clock_problem, redis_words
@@ -37,6 +34,7 @@ if TYPE_CHECKING:
     from replicator.rules import Rules
     from replicator.settings import Settings
 
+_PREFIX, _STATE = "REPLICATOR_REDIS_PREFIX", "REPLICATOR_STATE_DIR"
 _IN_FORCE = "rules"
 """The name of the finding about the rules in force."""
 SETTINGS = "redis settings"
@@ -92,7 +90,7 @@ async def look_for_left_work(directory: Path, prefix: str, program: Path | None)
     return [] if left is None else [Finding("queue", str(directory), FindingState.FAILED, left.sentence)]
 
 
-async def compare_rules(url: str, prefix: str, rules: Rules, origin: str = "") -> list[Finding]:
+async def compare_rules(url: str, prefix: str, rules: Rules, origin: str = "", own: str = _PREFIX) -> list[Finding]:
     """Compare the rules with those that the processes on the queue have in force; say what waits for a person.
 
     Args:
@@ -100,6 +98,7 @@ async def compare_rules(url: str, prefix: str, rules: Rules, origin: str = "") -
         prefix: of the installation.
         rules: those of the command.
         origin: see `replicator.server.runtime.origin_of`.
+        own: the setting that gives an installation a queue of its own.
 
     Raises:
         ConfigError: the URL or the prefix is wrong.
@@ -113,16 +112,15 @@ async def compare_rules(url: str, prefix: str, rules: Rules, origin: str = "") -
         with contextlib.suppress(QueueError):
             found, known = await processes(queue), await KnownConfig.read(queue)
             pauses, reconcile = await list_pauses(queue), await ReconcileState.read(queue)
-        where = queue.where
     waiting = [f"{each.sentence}: to resume, run replicator queue resume {each.selection.options}" for each in pauses]
     if reconcile is not None and reconcile.last is not None and reconcile.awaits_approval:
         waiting.append(f"{reconcile.last.findings.shortfall}: replicator status shows them")
-    findings = [Finding("operator", where, FindingState.WARNING, each) for each in waiting]
-    return findings + _compare(rules, origin, found, known, where)
+    findings = [Finding("operator", queue.where, FindingState.WARNING, each) for each in waiting]
+    return findings + _compare(rules, origin, found, known, queue.where, own)
 
 
 def _compare(
-    rules: Rules, origin: str, found: list[ProcessInfo], known: Mapping[str, KnownConfig], where: str
+    rules: Rules, origin: str, found: list[ProcessInfo], known: Mapping[str, KnownConfig], where: str, own: str
 ) -> list[Finding]:
     running = [each for each in found if each.rules and each.stays]
     others = [each for each in running if each.rules != rules.digest]
@@ -134,8 +132,10 @@ def _compare(
     names = ", ".join(f"{each.command} {each.host}:{each.pid}" for each in others[:_MAX_NAMED])
     parts = frozenset((*rules.parts, *filter(None, [origin])))
     if not any(parts & known[each.rules].parts for each in others if each.rules in known):
-        message = f"another installation uses this queue ({names}): give each its own REPLICATOR_REDIS_PREFIX"
-        return [Finding(_IN_FORCE, where, FindingState.FAILED, message)]
+        cure = f"restart it with this file, or give this one its own {own}"
+        message = f"a replicator with other rules uses this queue ({names}): {cure}"
+        # In a state directory, perhaps the file is only tried out.
+        return [Finding(_IN_FORCE, where, FindingState.WARNING if own == _STATE else FindingState.FAILED, message)]
     differing = Differing.among(found)
     if differing is not None and differing.is_old:
         return [Finding(_IN_FORCE, where, FindingState.FAILED, differing.sentence)]
@@ -148,7 +148,7 @@ async def compare_rules_in(directory: Path, prefix: str, rules: Rules, origin: s
     with contextlib.suppress(OSError):
         if await use_of(directory) is Use.SERVER:
             with short_path(directory) as reachable:
-                return await compare_rules(f"unix://{(reachable / SOCKET).absolute()}", prefix, rules, origin)
+                return await compare_rules(f"unix://{(reachable / SOCKET).absolute()}", prefix, rules, origin, _STATE)
     return []
 
 

@@ -292,7 +292,10 @@ async def look_at_destinations(registries: Registries, rules: Rules, narrowing: 
     except TimeoutError:
         message = f"not all lists were read within {seconds:g} s: backfill --dry-run finds every such problem"
         return [*found, Finding("collision", "all rules", FindingState.NOT_TRIED, message)]
-    if not collisions and rules.may_collide:
+    if not collisions and rules.may_collide and listing.incomplete:
+        message = "skipped: not all lists could be read"
+        collisions = [Finding("collision", "all rules", FindingState.NOT_TRIED, message)]
+    elif not collisions and rules.may_collide:
         collisions = [Finding("collision", "all rules", FindingState.OK, "no two sources go to one destination tag")]
     return found + collisions
 

@@ -319,7 +319,7 @@ async def test_the_rules_are_compared_with_those_that_are_in_force(own: RedisSer
             state, message = await compared("a", "c") or (None, "")
             assert (state, "reload them (SIGHUP)" in message) == (FindingState.NOT_TRIED, True)
             state, message = await compared("c") or (None, "")
-            assert (state, "another installation uses this queue" in message) == (FindingState.FAILED, True)
+            assert (state, "its own REPLICATOR_REDIS_PREFIX" in message) == (FindingState.FAILED, True)
             # A one-off is meant to differ.
             one_off = InForce(queue, "f" * 32)
             async with announced(queue, "backfill", "1", lambda: LoadedConfig(1.0, None), rules=one_off):
