@@ -85,6 +85,31 @@ def test_names_in_a_chinese_page_are_those_of_the_english_ones(page: Path) -> No
     assert [each for each in sorted(named) if each not in WORDS] == []
 
 
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("Before a start", "启动前检查"),
+        ("The webhook's answers", "Webhook 的应答"),
+        ("What happens when a copy fails", "失败、重试和死信"),
+        ("Exit codes", "日常命令"),
+        ("An incomplete reconcile", "对账的各项数字"),
+    ],
+)
+def test_a_chinese_table_has_the_rows_of_the_english_one(english: str, chinese: str) -> None:
+    """A row may be of two names, and the Chinese part may have other tables too."""
+    shown = [_first_words(f"docs/{page}operations.md", part) for page, part in (("", english), ("zh-CN/", chinese))]
+    assert shown[0]
+    assert shown[0] <= shown[1]
+
+
+def _first_words(page: str, heading: str) -> set[str]:
+    """Return the words in the first cells of a part's tables."""
+    (part,) = re.findall(rf"^##+ {heading}\n(.*?)(?=^##|\Z)", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    cells = re.findall(r"^\| ([^|]*[^|-]) \|.*$(?!\n\|---)", part, re.MULTILINE)
+    found = (re.search(r"[a-z0-9][a-z0-9_ ]*", name) for cell in cells for name in cell.split("、"))
+    return {match[0] for match in found if match}
+
+
 def test_titles_that_are_errors_are_printed() -> None:
     """By the program, or by a registry as an English page quotes it."""
     text = (ROOT / "docs" / "zh-CN" / "operations.md").read_text().split("\n## 按现象排查\n")[1]
