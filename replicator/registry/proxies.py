@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from replicator.registry.errors import RegistryError
 
+_AROUND = " \t\r\n\"'"
+"""What may be around a variable's value: ``docker run --env-file`` keeps the quotation marks of a line."""
 _ACCEPTED = frozenset({"http", "https"})
 _HELP = {
     403: "the proxy does not allow it: allow {target} there, or exclude the host with NO_PROXY or proxy: off",
@@ -188,7 +190,7 @@ class Proxies:
 
         def read(name: str) -> Proxy | None:
             for spelling in (name, name.lower()):
-                if text := environ.get(spelling, "").strip():
+                if text := environ.get(spelling, "").strip(_AROUND):
                     try:
                         return Proxy.parse(text, spelling)
                     except ValueError as error:
@@ -200,7 +202,7 @@ class Proxies:
         https = read("HTTPS_PROXY")
         if problems:
             raise ConfigError("environment", problems)
-        entries = (environ.get("NO_PROXY") or environ.get("no_proxy") or "").split(",")
+        entries = (environ.get("NO_PROXY") or environ.get("no_proxy") or "").strip(_AROUND).split(",")
         parsed = (_Exception.parse(entry) for entry in map(str.lower, map(str.strip, entries)) if entry)
         return cls(http, https, tuple(each for each in parsed if each is not None))
 

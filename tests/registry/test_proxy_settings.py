@@ -32,6 +32,13 @@ def test_capitals_come_before_small_letters_and_an_empty_value_is_none() -> None
     assert str(environment(https_proxy="small:1", HTTPS_PROXY="").find(URL("https://a.b"))) == "small:1"
 
 
+def test_quotation_marks_around_a_value_do_not_count() -> None:
+    found = environment(HTTPS_PROXY='"http://p.corp:2"', NO_PROXY="'harbor.example.com,a.example.com'")
+    assert found.find(URL("https://registry.example.com")) is not None
+    assert found.find(URL("https://harbor.example.com")) is None
+    assert found.find(URL("https://a.example.com")) is None
+
+
 def test_in_a_cgi_process_http_proxy_does_not_count() -> None:
     found = environment(HTTP_PROXY="p:1", http_proxy="p:1", HTTPS_PROXY="s:1", REQUEST_METHOD="GET")
     assert found.find(URL("http://a.b")) is None
