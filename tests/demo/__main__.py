@@ -60,7 +60,7 @@ async def show_push(harbor: HarborStandIn, acr: AcrStandIn, behind_acr: str, ser
         console.print(f"webhook     answer {delivery.status}: {delivery.body}")
         assert delivery.succeeded, delivery
     content, media_type = await fetch_raw(behind_acr, "image-syncer/nginx", "1.27")
-    assert content == pushed.content, "the bytes at the destination are not those that were pushed"
+    assert content == pushed.content, "the destination has other bytes than the pushed ones"
     console.print(f"arrived at  {line['destination']}  {line['digest']}")
     console.print(
         f"            {seconds:.2f} s after the push; {line['blobs_copied']} blobs, {line['bytes']:,} bytes, "
@@ -90,7 +90,7 @@ async def backfill(rules: Path, directory: Path, secrets: dict[str, str]) -> Non
 
 
 async def demo() -> None:
-    """Run the whole thing; whatever goes wrong, all that was started is stopped."""
+    """Run the whole thing; whatever goes wrong, all processes are stopped."""
     secrets = {"HARBOR_PASSWORD": HARBOR_LOGIN[1], "ACR_PASSWORD": ACR_LOGIN[1]}
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="replicator-demo-")))
