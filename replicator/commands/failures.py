@@ -348,7 +348,8 @@ def table_of(*headings: str, leading: int = 0) -> Table:
 
 async def _note(queue: Queue, action: str, references: Sequence[str], *, everything: bool) -> None:
     if references:
-        what = f"all {len(references):,} dead letters" if everything else f"dead letter {named(references)}"
+        every = everything and len(references) > 1
+        what = f"all {len(references):,} dead letters" if every else f"dead letter {named(references)}"
         await note_action(queue, action=action, what=what, by=system_user())
 
 

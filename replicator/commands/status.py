@@ -340,7 +340,8 @@ def _reconciles(status: Status) -> list[Text]:
 
 
 def _sweeps(sweep: SweepState, ended: str) -> Text:
-    line = Text(f"last sweep {ended} ago; {sweep.replaced} copies so far that no event had queued")
+    copies = {0: "no copy", 1: "1 copy"}.get(sweep.replaced, f"{sweep.replaced:,} copies")
+    line = Text(f"last sweep {ended} ago; sweeps have queued {copies} without a webhook so far")
     return line.append("; ").append_text(plain(sweep.problem)) if sweep.problem else line
 
 
@@ -350,7 +351,7 @@ def _last_reconcile(last: ReconcileResult, ended: str) -> Text:
     if found.error is not None:
         return line.append("failed, ", style="red").append_text(plain(str(ErrorText.parse(found.error))))
     line.append(f"{found.listed} tags in {last.seconds:.1f} s, {found.up_to_date} up to date, drift {found.drift}")
-    line.append(f", {found.pending} pending" if found.pending else "")
+    line.append(f", {found.pending} queued" if found.pending else "")
     line.append(f", {found.skipped} skipped, {found.warnings} warnings")
     if found.stale:
         line.append(f", {found.stale} still hold an old image", style="yellow")

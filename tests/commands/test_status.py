@@ -166,6 +166,9 @@ def test_harbors_whose_webhooks_are_switched_off_are_named() -> None:
     seen = replace(status(), sweep=SweepState(NOON, 3, "", {"a.example": False, "b.example": True}))
     assert "a.example: webhooks are switched off" in printed(seen, width=120)
     assert seen.to_json()["sweep"]["switched_off"] == ["a.example"]
+    for replaced, copies in (0, "no copy"), (1, "1 copy"), (2, "2 copies"):
+        swept = printed(replace(seen, sweep=replace(seen.sweep, replaced=replaced)), width=120)
+        assert f"last sweep 0 s ago; sweeps have queued {copies} without a webhook so far" in swept
     well = replace(seen, sweep=replace(seen.sweep, webhooks={"b.example": True}))
     assert "switched off" not in printed(well)
     assert "switched_off" not in well.to_json()["sweep"]
@@ -282,7 +285,7 @@ def test_what_a_reconcile_could_not_compare_is_shown_with_reasons_and_what_waits
     found = Findings(2000, 1600, 4, 0, 90, pending=6, held=300, unlisted=1, failures=failures)
     state = ReconcileState(NOON, NOON, ReconcileResult(NOON, NOON, "h", found), None)
     shown = printed(status(reconcile=state))
-    assert "drift 4, 6 pending, 0 skipped, 0 warnings, 90 failed, 300 held; 1 source not listed" in shown
+    assert "drift 4, 6 queued, 0 skipped, 0 warnings, 90 failed, 300 held; 1 source not listed" in shown
     assert "  h/lost/**: not found\n  h/a:v1: sha256:b is there\n  and 389 more" in shown
     assert "300 of 1910 images would be replaced: replicator reconcile approve replaces them" in shown
     assert status(reconcile=state).to_json()["reconcile"]["last"]["failures"][0] == {
