@@ -18,14 +18,16 @@ import typer
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from replicator.aliyun.acr import is_acr_host
 from replicator.errors import ConfigError, Problem
 from replicator.reference import is_registry, is_repository_name
 from replicator.rules import parse
 
+_ACR_EXAMPLE = "registry.cn-beijing.aliyuncs.com"
 _QUESTIONS = {
     "harbor": "Harbor host, e.g. harbor.example.com",
-    "harbor_user": "Harbor robot account, e.g. robot$replicator",
-    "acr": "ACR registry host, e.g. registry.cn-beijing.aliyuncs.com",
+    "harbor_user": "Harbor robot account (its full name), e.g. robot$replicator",
+    "acr": f"ACR registry host, e.g. {_ACR_EXAMPLE}",
     "acr_user": "ACR user name, e.g. acr_pusher@1938562138124787",
     "namespace": "ACR namespace",
     "project": "Harbor projects to copy, separated by commas",
@@ -73,10 +75,13 @@ def _write(found: dict[str, str], output: Path, *, ask: bool, force: bool) -> No
     rules = render_rules(answers)
     passwords = ("", "")
     if ask:
-        passwords = _password(answers.harbor_user), _password(answers.acr_user)
+        acr = f"{answers.acr_user} at ACR: that of its Access Credential page, not of the console"
+        passwords = _password(answers.harbor_user), _password(acr)
     environment = render_environment(Tokens.new(), *passwords)
     write(_ENVIRONMENT, environment, mode=0o600, force=force)
     write(output, rules, mode=0o644, force=force)
+    for warning in _doubts(answers):
+        typer.echo(f"Warning: {warning}", err=True)
     _print_next_steps(output, answers, complete=all(passwords), plain=found["harbor"].startswith(_HTTP))
 
 
@@ -157,7 +162,9 @@ def _problems(name: str, text: str) -> list[Problem]:
     option = f"--{name.replace('_', '-')}"
     if name in _HOSTS:
         host = text.removeprefix(_HTTP)
-        message = f"{host!r} is not a host; example: harbor.example.com, or harbor:443 for a name without a dot"
+        path = "; leave out what follows the slash" if "/" in host else ""
+        example = f"harbor.example.com, or {name}:443 for a name without a dot" if name == "harbor" else _ACR_EXAMPLE
+        message = f"{host!r} is not a host{path}; example: {example}"
         return [] if is_registry(host) else [Problem(option, message)]
     if name in ("harbor_user", "acr_user"):
         return [] if text else [Problem(option, "is empty")]
@@ -168,6 +175,19 @@ def _problems(name: str, text: str) -> list[Problem]:
     return [
         Problem(option, f"{each!r} is no name: use lower-case letters, digits, - _ . and no slash") for each in wrong
     ]
+
+
+def _doubts(answers: Answers) -> list[str]:
+    """Say which user names are unlikely, though some are right."""
+    found = []
+    if re.fullmatch(r"robot\$?", answers.harbor_user, re.IGNORECASE):
+        found.append(
+            f"{answers.harbor_user!r} is unlikely: a robot account is robot$NAME, or robot$PROJECT+NAME. "
+            "In double quotes the shell removes $NAME: use single quotes"
+        )
+    if is_acr_host(answers.acr) and "@" not in answers.acr_user:
+        found.append(f"{answers.acr_user!r} has no @: a RAM user is NAME@ACCOUNT-ID, see ACR's Access Credential page")
+    return found
 
 
 def _check_free(paths: tuple[Path, ...]) -> None:
@@ -230,7 +250,7 @@ def _echo(*, shown: bool) -> Iterator[None]:
 def _password(user: str) -> str:
     if not sys.stdin.isatty():
         return sys.stdin.readline(64 * 1024).rstrip("\r\n")
-    question = f"Password of {user} (hidden; leave it empty to fill it in later)"
+    question = f"Password of {user} (hidden; leave empty to fill it in later)"
     return str(typer.prompt(question, default="", show_default=False, hide_input=True))
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from replicator.commands import app
-from replicator.commands.init import Answers, Tokens, _cleaned, _echo, render_environment, render_rules
+from replicator.commands.init import Answers, Tokens, _cleaned, _echo, _problems, render_environment, render_rules
 from replicator.errors import ConfigError
 from replicator.reference import Reference
 from replicator.rules import load, parse
@@ -198,3 +198,31 @@ def test_any_user_is_written_as_given_or_refused(user: str) -> None:
     access = parse(text, "x", environ=SECRETS).credentials(Reference.parse("h.example.com/team/a:1").repository)
     assert access is not None
     assert access.username == user
+
+
+@pytest.mark.parametrize(
+    ("harbor_user", "acr_user", "doubted"),
+    [
+        ("robot$", "u@1", ["'robot$' is unlikely"]),
+        ("robot", "me", ["'robot' is unlikely", "'me' has no @"]),
+        ("robot$team+r", "u@1", []),
+        ("jane", "me", ["'me' has no @"]),
+    ],
+)
+def test_user_names_that_a_shell_has_cut_or_that_are_no_ram_users_are_doubted(
+    harbor_user: str, acr_user: str, doubted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = (f"--harbor-user={harbor_user}", f"--acr-user={acr_user}")
+    ended = CliRunner().invoke(app, [*OPTIONS, *names, "--yes"])
+    assert ended.exit_code == 0, ended.output
+    warnings = [line for line in ended.stderr.splitlines() if line.startswith("Warning: ")]
+    assert len(warnings) == len(doubted)
+    assert all(text in line for text, line in zip(doubted, warnings, strict=True))
+
+
+def test_a_wrong_host_of_acr_is_told_with_an_example_of_acr() -> None:
+    (wrong,) = _problems("acr", "registry/team")
+    assert wrong.message == (
+        "'registry/team' is not a host; leave out what follows the slash; example: registry.cn-beijing.aliyuncs.com"
+    )
