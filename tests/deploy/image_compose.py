@@ -13,18 +13,24 @@ import pytest
 
 from tests.deploy.image_walk import DEADLINE, terminal
 from tests.deploy.test_compose import COMPOSE, steps_to_try
+from tests.deploy.test_sidecar import HARBOR
 from tests.docs.pages import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("files", [["try.yaml"], ["compose.yaml"], ["compose.yaml", "compose.workers.yaml"]], ids=str)
-def test_compose_v1_takes_the_files_without_the_line_that_it_does_not_know(files: list[str], tmp_path: Path) -> None:
+PROJECTS = ["try.yaml", "compose.yaml", "compose.yaml compose.workers.yaml", "docker-compose.yml harbor-sidecar.yaml"]
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_compose_v1_takes_the_files_without_the_line_that_it_does_not_know(project: str, tmp_path: Path) -> None:
+    files = project.split()
     for file in files:
-        text = (COMPOSE / file).read_text()
+        text = ((HARBOR if file == "docker-compose.yml" else COMPOSE) / file).read_text()
         (tmp_path / file).write_text(text.replace("\nname: replicator\n", "\n"))
-    shutil.copyfile(COMPOSE / ".env.example", tmp_path / ".env")
+    for name in (".env", "replicator.env"):
+        shutil.copyfile(COMPOSE / ".env.example", tmp_path / name)
     options = [word for file in files for word in ("-f", file)]
     done = subprocess.run(["docker-compose", *options, "config"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
