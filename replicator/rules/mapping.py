@@ -265,7 +265,12 @@ class Template:
             for name in sorted(set(_BRACES.findall(text)) - set(names)):
                 known = " ".join(f"{{{known}}}" for known in names)
                 raise ValueError(f"{{{name}}} is not a placeholder; expected one of {known}")
-        Repository(self.registry, _BRACES.sub("x", self.path))
+        sample = _BRACES.sub("x", self.path)
+        try:
+            Repository(self.registry, sample)
+        except ValueError as error:
+            # As it was written: nobody wrote the sample.
+            raise ValueError(str(error).replace(repr(sample), repr(self.path))) from None
         if self.tag is not None and not is_tag(_BRACES.sub("x", self.tag)):
             raise ValueError(f"{shorten(self.tag)} can't become a tag: use letters, digits, . _ - and placeholders")
 

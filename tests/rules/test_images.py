@@ -128,6 +128,7 @@ def test_a_source_with_several_mistakes_tells_each() -> None:
         ("a/b", f"{TO}@{SHA}", "a destination can only have the digest of its source"),
         (f"a/b@{SHA}", f"{TO}@{SHA.replace('a', 'b')}", "a destination can only have the digest of its source"),
         ("a/b", f"{PLAIN}/X", "'X' is not a repository's name"),
+        ("a/b", f"{PLAIN}/Team/{{flat}}", "'Team/{flat}' is not a repository's name: lower-case letters"),
         ("a/b", f"{PLAIN}/x/", "is not a repository's name"),
         ("a/b", f"{PLAIN}/x/{{nam}}", "{nam} is not a placeholder; expected one of {project} {repository}"),
         ("a/b", f"{PLAIN}/x/{{name", "is not a repository's name"),

@@ -271,6 +271,8 @@ class Check:
         found = await self._login(repository)
         if _is_closed(found):
             return [*found, Finding("list", subject, FindingState.NOT_TRIED, _CLOSED)]
+        access = self._rules.credentials(repository)
+        of_login = source.project if access is not None and not access.is_anonymous else None
 
         async def look() -> list[Finding]:
             lines = []
@@ -289,7 +291,7 @@ class Check:
                     self._listed.setdefault((seen.registry, project, source.repository is None), seen)
             return lines
 
-        return [*found, *await self._try(Probe("list", subject, look))]
+        return [*found, *await self._try(Probe("list", subject, look, of_login))]
 
     async def _destinations(self) -> list[Finding]:
         look = partial(look_at_destinations, self._registries, self._rules, self._narrowing)

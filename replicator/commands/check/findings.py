@@ -20,6 +20,7 @@ from redis.exceptions import (
 
 from replicator.errors import ErrorText, ReplicatorError, error_fields
 from replicator.queue.scripts import advice
+from replicator.registry.errors import Denied, LoginRefused, Unauthorized
 from replicator.replication.advice import explained
 
 if TYPE_CHECKING:
@@ -79,11 +80,13 @@ class Probe:
         name: the name of its finding.
         subject: the subject of its finding.
         run: runs it; a `ReplicatorError` becomes a finding.
+        project: that it lists with a login, which works; None if there is no project or no login.
     """
 
     name: str
     subject: str
     run: Callable[[], Awaitable[Iterable[Finding]]]
+    project: str | None = None
 
 
 async def run_probe(probe: Probe, seconds: float = PROBE_SECONDS) -> list[Finding]:
@@ -93,6 +96,9 @@ async def run_probe(probe: Probe, seconds: float = PROBE_SECONDS) -> list[Findin
             return list(await probe.run())
     except ReplicatorError as error:
         text = explained(error)
+        if probe.project and isinstance(error, Denied | Unauthorized) and not isinstance(error, LoginRefused):
+            # Harbor says the same of a project that does not exist. The notes name the rights.
+            text = replace(text, do=f"there is no project {probe.project!r}, or this account may not see it")
         message = replace(text, do="; ".join(filter(None, [text.do, *getattr(error, "__notes__", ())]))).stored
     except TimeoutError:
         message = f"no answer within {seconds:g} s\n\ncheck that it is reachable from here and not overloaded"

@@ -70,6 +70,13 @@ async def test_a_push_that_would_be_denied_is_told_with_what_it_can_mean(pushed:
     assert "Automatically Create Repository" in failed(await checked(pushed, rules, 1))["push"]
 
 
+async def test_a_project_that_is_not_there_comes_before_the_login_that_is_good(pushed: House) -> None:
+    told = failed(await checked(pushed, pushed.rules({"HARBOR/taem/**": "ACR/image-syncer/{name}"}), 1))["list"]
+    assert "there is no project 'taem', or this account may not see it; " in told
+    assert "repository:list" in told
+    assert "check the username" not in told
+
+
 async def test_a_rule_that_matches_nothing_is_told(pushed: House) -> None:
     rules = pushed.rules({"HARBOR/library/absent*": "ACR/image-syncer/{name}"})
     assert "no image matches" in failed(await checked(pushed, rules, 1))["list"]
