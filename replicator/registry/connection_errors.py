@@ -54,11 +54,11 @@ _UNREACHABLE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
 """OpenSSL's reasons for an answer that is not TLS, such as one of plain HTTP."""
 
+_PLAIN = "if the registry speaks plain HTTP, write insecure: true in its entry under auth"
 _WRONG_NAME = "use a name that the certificate contains (subjectAltName), or issue a certificate for this name"
 _TOO_WEAK = "reissue it with RSA of 2048 bits or more, and SHA-256"
 _STRICT = "Python 3.13 and later check its form strictly; set ca_file to its authority to accept it"
-_EXPIRED = 10
-"""OpenSSL's ``X509_V_ERR_CERT_HAS_EXPIRED``."""
+_EXPIRED = 10  # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED
 _RENEW = "renew it there, and the copies continue automatically; if it is still valid, this machine's clock is ahead"
 _CERTIFICATE_ADVICE = {
     9: "check this machine's clock; if it is right, the certificate was installed too early",
@@ -111,10 +111,10 @@ def connection_error(
             return CertificateExpired(f"the TLS certificate of {url.host}:{url.port} has expired", _RENEW)
         return CertificateRefused(*certificate_words(url, error, led_by, ca_file))
     if isinstance(error, aiohttp.ClientConnectorSSLError):
-        reason = getattr(error.os_error, "reason", None) or error.os_error
-        kind = NoTls if reason in _NO_TLS else WrongAddress
-        plain = "if the registry speaks plain HTTP, write insecure: true in its entry under auth"
-        advice = f"{plain}; if its endpoint says https://, write http://"
+        kind = (
+            NoTls if (reason := getattr(error.os_error, "reason", None) or error.os_error) in _NO_TLS else WrongAddress
+        )
+        advice = f"{_PLAIN}; if its endpoint says https://, write http://"
         if led_by is not None:
             advice = f"if it speaks plain HTTP, correct the address that {led_by} names"
         return kind(f"no TLS with {url.host}:{url.port} ({reason})", advice)

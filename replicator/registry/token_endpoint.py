@@ -1,7 +1,7 @@
 """The token endpoint of one registry: the challenges that name it, the requests to it, and the tokens that it gives.
 
-Harbor's token service is Harbor itself, and its challenge names it by the request's Host and the scheme of its
-external URL. So an inner address, or a proxy that passes too little on, makes it name an address that is none.
+Harbor's token service is Harbor itself. Its challenge names it by the request's Host and the scheme of its external
+URL. So an inner address, or a proxy that passes too little on, makes it name a wrong address.
 """
 
 from __future__ import annotations
@@ -124,8 +124,7 @@ class Token:
         return left > (min(life / 2, 300.0) if long else min(life / 5, 15.0))
 
 
-_DEFAULT_LIFE = 60.0
-"""Seconds that a token lives if its answer does not say ("Token Response Fields")."""
+_DEFAULT_LIFE = 60.0  # seconds, if the answer does not say ("Token Response Fields")
 _MAX_LIFE = 24 * 3600.0
 _MAX_TOKEN = 16 * 1024
 

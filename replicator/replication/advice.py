@@ -111,9 +111,7 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
     if isinstance(error, NotYet):
         return "" if here else _GATED
     if isinstance(error, NotFound) and not here and "/blobs/" not in error.request and not acr.is_acr(error.registry):
-        if error.request.endswith(" /v2/"):
-            return "no registry answers at this address: check the host, its port, and endpoint under auth"
-        return "" if error.do else f"check the name, and that the login may see it{_NO_PROJECT}"
+        return _missing_advice(error)
     if refuses_kind(error):
         return _kind_advice(error)
     if not isinstance(error, Denied | Unauthorized):
@@ -124,6 +122,12 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
         return _push_advice(error, destination)
     missing = "" if acr.is_acr(error.registry) else _NO_PROJECT
     return f"check the username and password under auth, and that it may pull and list here{missing}"
+
+
+def _missing_advice(error: NotFound) -> str:
+    if error.request.endswith(" /v2/"):
+        return "no registry answers at this address: check the host, its port, and endpoint under auth"
+    return "" if error.do else f"check the name, and that the login may see it{_NO_PROJECT}"
 
 
 _ACCESS = re.compile(r"(?P<bills>overdue|arrear|欠费)|white ?list|source ip|access control list|白名单", re.IGNORECASE)

@@ -48,8 +48,8 @@ def test_the_exit_codes_are_those_of_the_program() -> None:
 def test_every_line_of_a_check_is_explained() -> None:
     probes = [path.read_text() for path in (ROOT / "replicator" / "commands" / "check").glob("*.py")]
     printed = set(re.findall(r'(?:Finding|Probe)\(\s*"([a-z ]+)"', "\n".join(probes))) | {SETTINGS}
-    assert printed == {cell.strip("`") for cell in first_cells(section("Before a start"))}
-    assert all(f"`{state}`" in section("Before a start") for state in FindingState)
+    assert printed == {cell.strip("`") for cell in first_cells(section("Check the installation"))}
+    assert all(f"`{state}`" in section("Check the installation") for state in FindingState)
 
 
 def test_the_webhooks_answers_are_those_of_the_program() -> None:
@@ -78,7 +78,7 @@ def test_the_line_of_a_copy_has_the_fields_that_are_explained() -> None:
 
 
 def test_messages_that_are_quoted_are_written() -> None:
-    messages = re.findall(r"^### `([^`]+)`$", section("By symptom"), re.MULTILINE)
+    messages = re.findall(r"^### `([^`]+)`$", section("Troubleshooting"), re.MULTILINE)
     assert len(messages) > 15
     for message in messages:
         for part in message.split("…"):
@@ -86,7 +86,7 @@ def test_messages_that_are_quoted_are_written() -> None:
 
 
 def test_denied_at_acr_has_the_causes_of_the_program_in_their_order() -> None:
-    (causes,) = re.findall(r"^### denied: .*?\n(.*?)^### ", section("By symptom"), re.MULTILINE | re.DOTALL)
+    (causes,) = re.findall(r"^### denied: .*?\n(.*?)^### ", section("Troubleshooting"), re.MULTILINE | re.DOTALL)
     destination = Reference(Repository("registry.cn-beijing.aliyuncs.com", "team/app"), tag="v1")
     refusal = Denied("403: denied", status=403).at(destination.registry, "POST /v2/team/app/blobs/uploads/")
     told = str(explained(refusal, destination))
