@@ -111,9 +111,8 @@ def connection_error(
             return CertificateExpired(f"the TLS certificate of {url.host}:{url.port} has expired", _RENEW)
         return CertificateRefused(*certificate_words(url, error, led_by, ca_file))
     if isinstance(error, aiohttp.ClientConnectorSSLError):
-        kind = (
-            NoTls if (reason := getattr(error.os_error, "reason", None) or error.os_error) in _NO_TLS else WrongAddress
-        )
+        reason = getattr(error.os_error, "reason", None) or error.os_error
+        kind = NoTls if reason in _NO_TLS else WrongAddress
         advice = f"{_PLAIN}; if its endpoint says https://, write http://"
         if led_by is not None:
             advice = f"if it speaks plain HTTP, correct the address that {led_by} names"
@@ -328,7 +327,6 @@ def _without_words(status: int) -> str:
         return str(status)
 
 
-_TOO_LARGE_STATUS = 413
 _TOO_LARGE = "raise the limit of a body at the registry, or at the proxy in front of it (nginx: client_max_body_size)"
 
 
@@ -352,7 +350,7 @@ def from_answer(
         speaker: whose words they are.
     """
     answer = read_error(body)
-    do = _TOO_LARGE if status == _TOO_LARGE_STATUS else ""
+    do = _TOO_LARGE if status == http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE else ""
     why = f"{status}, {speaker} says: {answer.message}" if answer.message else _without_words(status)
     kind = _kind(status, answer, method)
     if kind is ReadOnlyMode:
