@@ -60,7 +60,7 @@ class Variables(dict[str, str]):
         if name in os.environ:
             return " in the environment, which goes before .env"
         if name in self:
-            return f": fill it in in {here / '.env'}" if name in read_dotenv() else ""
+            return f": set it in {here / '.env'}" if name in read_dotenv() else ""
         if (here / ".env").exists():
             return f", nor is it in {here / '.env'}"
         other = self.beside if self.beside is not None and (self.beside / ".env").exists() else None

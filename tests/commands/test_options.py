@@ -165,4 +165,4 @@ def test_explain_needs_no_password_and_other_commands_name_the_file_for_it(
     assert "h.example/a/b:1 -> r.example/a/a-b:1" in told.output
     refused = CliRunner().invoke(app, ["backfill", "--config", "rules.json"])
     assert isinstance(refused.exception, ConfigError)
-    assert f"fill it in in {tmp_path}/.env" in str(refused.exception)
+    assert f"is empty: set it in {tmp_path}/.env" in str(refused.exception)

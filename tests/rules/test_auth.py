@@ -321,6 +321,6 @@ def test_a_missing_variable_is_told_with_the_place_where_it_is_set(
     assert told() == f"{nowhere}; there is one in {beside}: run this there"
     (here / ".env").write_text("SOME_PASSWORD=\n")
     assert told() == f"not set, nor is it in {here}/.env"
-    assert told(SOME_PASSWORD="") == f"empty: fill it in in {here}/.env"
+    assert told(SOME_PASSWORD="") == f"empty: set it in {here}/.env"
     monkeypatch.setenv("SOME_PASSWORD", "")
     assert told(SOME_PASSWORD="") == "empty in the environment, which goes before .env"
