@@ -88,7 +88,7 @@ def test_names_in_a_chinese_page_are_those_of_the_english_ones(page: Path) -> No
 @pytest.mark.parametrize(
     ("english", "chinese"),
     [
-        ("Before a start", "启动前检查"),
+        ("Check the installation", "启动前检查"),
         ("The webhook's answers", "Webhook 的应答"),
         ("What happens when a copy fails", "失败、重试和死信"),
         ("Exit codes", "日常命令"),
