@@ -324,8 +324,10 @@ class _Entry:
             path.read_bytes()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a path"
-            base = "" if Path(text).is_absolute() else "; a relative path counts from the directory of the rules file"
-            self._fields["ca_file"].wrong(f"can't read {path.absolute()}: {reason}{base}")
+            # Without the text itself: it may be a password in the wrong place.
+            folder = (self._folder or Path()).absolute()
+            base = "" if Path(text).is_absolute() else f"; a relative path counts from {folder}"
+            self._fields["ca_file"].wrong(f"can't read this file: {reason}{base}")
             return None
         try:
             # Load it now: a mistake should show at the start, not at the first connection.
