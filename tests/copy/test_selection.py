@@ -148,7 +148,7 @@ async def test_an_image_for_one_platform_is_copied_or_skipped(pair: Pair, option
     if result is Result.COPIED:
         await pair.destination.holds("v1", AMD64)
         return
-    assert outcome.note == "it is for linux/amd64, not for linux/arm64"
+    assert outcome.note == "its platform is linux/amd64, not linux/arm64"
     assert outcome.digest is None
     assert not await pair.destination.has_tag("v1")
     pair.clear()

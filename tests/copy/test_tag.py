@@ -199,7 +199,7 @@ async def test_an_attempt_to_write_a_tag_ends_in_time(loaded: Pair, how: str) ->
     fault = loaded.destination.faults.add(Fault(action, "PUT", TAG, times=None))
     # Only the deadline of the tag is short.
     async with a_copier(Timing(tag=1, attempts=2)) as copier, asyncio.timeout(30):
-        with pytest.raises(ConnectionFailed, match="not answered in 1 s") as caught:
+        with pytest.raises(ConnectionFailed, match="no answer within 1 s") as caught:
             await copier.copy(loaded.source.reference("v1"), loaded.destination.reference("v1"))
     assert caught.value.error_class is ErrorClass.TRANSIENT
     assert fault.hits == 2

@@ -44,7 +44,7 @@ def test_the_override_adds_one_service_to_the_network_of_harbors_project_and_pub
 def test_the_steps_make_the_files_that_the_override_reads() -> None:
     (service,) = yaml.safe_load(OVERRIDE.read_text())["services"].values()
     read_by_it = {mount.split(":")[0] for mount in service["volumes"] if mount.startswith("./")} | {service["env_file"]}
-    (steps,) = [block.text for block in blocks("sh") if "$CHECKOUT/" in block.text]
+    (steps,) = {block.text for block in blocks("sh") if "$CHECKOUT/" in block.text}  # in each language
     made = dict(re.findall(r'"\$CHECKOUT/(\S+)" (\S+)$', steps, re.MULTILINE))
     assert {f"./{target}" for target in made.values()} >= read_by_it
     assert all((ROOT / source).exists() for source in made)

@@ -68,7 +68,7 @@ async def test_less_of_an_image_is_copied_and_what_was_left_out_is_told(
 async def test_an_image_for_another_platform_is_skipped_with_the_reason(house: House) -> None:
     await pushed(house, "v1", ARM64)
     ended = await copy(house, "--platform", "linux/amd64")
-    reason = "it is for linux/arm64, not for linux/amd64"
+    reason = "its platform is linux/arm64, not linux/amd64"
     assert (ended.code, ended.out) == (1, f"skipped: {house.harbor.host}/library/app:v1: {reason}\n")
     assert house.acr.faults.log.count("PUT") == house.acr.faults.log.count("POST") == 0
 

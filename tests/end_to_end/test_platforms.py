@@ -23,7 +23,7 @@ AMD64, ARM64, ARM, WINDOWS = (
 ROOT = index([AMD64, ARM64])
 ONLY_AMD64 = index([AMD64])
 LEFT = "1 of 2 images left out, as only linux/amd64 is wanted"
-SKIPPED = "it is for linux/arm64/v8, not for linux/amd64"
+SKIPPED = "its platform is linux/arm64/v8, not linux/amd64"
 ONE = {"HARBOR/library/**": {"to": "ACR/image-syncer/{name}", "platforms": ["linux/amd64"]}}
 
 

@@ -166,7 +166,7 @@ async def test_a_damaged_end_for_whose_copy_there_is_no_room_is_left_alone(
         no_space()
 
     monkeypatch.setattr(shutil, "copyfileobj", copy)
-    with pytest.raises(QueueError, match="No space left on device; have 1000 bytes free"):
+    with pytest.raises(QueueError, match="No space left on device; free 1000 bytes"):
         state_directory.repair(state_dir, state_directory.Damage(file, 4, 1000))
     # Each start would leave a part of a copy.
     assert [each.name for each in state_dir.iterdir()] == ["a.aof"]

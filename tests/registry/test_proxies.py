@@ -147,7 +147,7 @@ async def test_a_proxy_with_tls_is_shown_nothing_if_the_library_can_not_be_told_
     [
         (407, "", "write the user name and the password of the proxy into HTTPS_PROXY"),
         (407, "u:wr0ng@", "correct them"),
-        (403, "", f"have {NAME}:443 allowed there"),
+        (403, "", f"allow {NAME}:443 there"),
         (502, "", "can't reach"),
     ],
 )

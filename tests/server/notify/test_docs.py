@@ -48,7 +48,7 @@ SHOWN = Message(
 
 
 def block(language: str) -> str:
-    (found,) = [each.text for each in blocks(language) if each.page == PAGE]
+    (found,) = [each.text for each in blocks(language) if each.page == PAGE and "REPLICATOR_" not in each.text]
     return found
 
 
