@@ -56,13 +56,15 @@ class Variables(dict[str, str]):
 
     def advice(self, name: str) -> str:
         """Say where a variable is to be set, as the end of the sentence that it is not set or empty."""
-        here = Path.cwd()
+        here, directory = Path.cwd(), secrets_directory()
         if name in os.environ:
             return " in the environment, which goes before .env"
         if name in self:
-            return f": set it in {here / '.env'}" if name in read_dotenv() else ""
+            return f": set it in {here / '.env'}" if name in read_dotenv() else f": fill in the file {directory / name}"
         if (here / ".env").exists():
             return f", nor is it in {here / '.env'}"
+        if directory.is_dir():
+            return f", nor is there a file of this name in {directory}"
         other = self.beside if self.beside is not None and (self.beside / ".env").exists() else None
         found = f"; there is one in {other.resolve()}: run this there" if other is not None else ""
         return f"; .env is read in the working directory, here {here}{found}"

@@ -354,7 +354,9 @@ def load_settings(**options: Any) -> Settings:
         reason = cause.strerror if isinstance(cause, OSError) else "it is not UTF-8"
         raise ConfigError("settings", [Problem(str(directory), f"a file can't be read: {reason}: {error}")]) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("settings", [Problem(".env", f"can't be read: {error}")]) from None
+        raise ConfigError(
+            "settings", [Problem(".env", f"can't be read: {getattr(error, 'strerror', None) or error}")]
+        ) from None
 
 
 def unknown_variables() -> list[Problem]:

@@ -107,6 +107,7 @@ def graceful_shutdown() -> Iterator[Shutdown]:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101 - only coroutines have a running loop
     shutdown = Shutdown(task)
+    before = signal.getsignal(signal.SIGTERM)
     for number in _SIGNALS:
         loop.add_signal_handler(number, shutdown.request)
     try:
@@ -120,6 +121,8 @@ def graceful_shutdown() -> Iterator[Shutdown]:
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+        # The loop leaves the default, which the first process of a container ignores.
+        signal.signal(signal.SIGTERM, before)
 
 
 async def stoppable(coroutine: Coroutine[Any, Any, T]) -> T | None:

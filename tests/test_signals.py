@@ -60,3 +60,16 @@ async def test_work_that_a_signal_ends_has_no_result() -> None:
 
     assert await stoppable(ended()) is None
     assert await stoppable(asyncio.sleep(0, "done")) == "done"
+
+
+async def test_the_handler_of_a_first_process_is_back_afterwards() -> None:
+    def handler(*_: object) -> None:
+        """As ``replicator.__main__`` sets one in a container."""
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with graceful_shutdown():
+            assert signal.getsignal(signal.SIGTERM) is not handler
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -35,6 +35,9 @@ _QUESTIONS = {
 _HOSTS = frozenset({"harbor", "acr"})
 _HTTP = "http://"
 _SCHEME = re.compile("https?://", re.IGNORECASE)
+_EXAMPLES = {"harbor": "harbor.example.com, or harbor:443 for a name without a dot", "acr": _ACR_EXAMPLE}
+_VALUED = frozenset({"-u", "--username", "-p", "--password"})
+"""Options of ``docker login`` that a value follows."""
 _BEHIND_HOST = re.compile("[/?#]")
 _AROUND = " \t\"'`<>\u201c\u201d\u2018\u2019\uff0c\u3002,;"
 """What copies of an address have around it: quotes, brackets and the punctuation of the sentence, Chinese too."""
@@ -146,14 +149,31 @@ def _cleaned(name: str, text: str) -> str:
     """Return an answer without what a person copies with it.
 
     Of a browser's address, an image's name or a ``docker login`` command, only the host is left, behind ``http://`` if
-    that was there.
+    that was there. A text that may hold a password, and in which not just one word is a host, becomes empty.
     """
     if name not in _HOSTS:
         return text.strip().strip("/") if name == "namespace" else text.strip()
-    *_, last = text.split() or [""]
-    address = last.strip(_AROUND)
-    authority = _BEHIND_HOST.split(_SCHEME.sub("", address, count=1), maxsplit=1)[0]
-    host = authority.rpartition("@")[2].strip(_AROUND)
+    words = _without_options(text.split())
+    hosts = {host for host in map(_host, words) if is_registry(host.removeprefix(_HTTP))}
+    if len(hosts) == 1:
+        return hosts.pop()
+    return _host(words[0]) if len(words) == 1 and "@" not in text else ""
+
+
+def _without_options(words: list[str]) -> list[str]:
+    """Return the words of a command that are no options, nor the user or password after one."""
+    behind = ["", *words]
+    return [
+        word for before, word in zip(behind, words, strict=False) if not word.startswith("-") and before not in _VALUED
+    ]
+
+
+def _host(word: str) -> str:
+    """Return the host of an address, behind ``http://`` if that was there. Only an address with a scheme has a user."""
+    address = word.strip(_AROUND)
+    bare = _SCHEME.sub("", address, count=1)
+    authority = _BEHIND_HOST.split(bare, maxsplit=1)[0]
+    host = (authority.rpartition("@")[2] if bare != address else authority).strip(_AROUND)
     return _HTTP + host if address.lower().startswith(_HTTP) else host
 
 
@@ -162,10 +182,9 @@ def _problems(name: str, text: str) -> list[Problem]:
     option = f"--{name.replace('_', '-')}"
     if name in _HOSTS:
         host = text.removeprefix(_HTTP)
-        path = "; leave out what follows the slash" if "/" in host else ""
-        example = f"harbor.example.com, or {name}:443 for a name without a dot" if name == "harbor" else _ACR_EXAMPLE
-        message = f"{host!r} is not a host{path}; example: {example}"
-        return [] if is_registry(host) else [Problem(option, message)]
+        if not host:
+            return [Problem(option, f"no host was found in this answer, or several; example: {_EXAMPLES[name]}")]
+        return [] if is_registry(host) else [Problem(option, f"{host!r} is not a host; example: {_EXAMPLES[name]}")]
     if name in ("harbor_user", "acr_user"):
         return [] if text else [Problem(option, "is empty")]
     names = _names({"project": text}) if name == "project" else (text,)

@@ -269,7 +269,9 @@ def failed(  # the facts of one failure
     # By Redis's clock, which all workers share.
     now = job.record.since + timedelta(seconds=seconds)
     if isinstance(error, ReplicatorError) and error.wait is not None and error_class is ErrorClass.TRANSIENT:
-        return _waits(job, error.wait, text, now, policy=policy, lane=lane, payload=payload, seconds=seconds)
+        return _waits(
+            job, error.wait, text, now, login=error.login, policy=policy, lane=lane, payload=payload, seconds=seconds
+        )
     first = job.first_failure or now
     failures = job.failures + 1
     spent = job.last.costly if job.last is not None else 0
@@ -311,6 +313,7 @@ def _waits(  # the facts of one failure
     text: ErrorText,
     now: datetime,
     *,
+    login: str,
     policy: RetryPolicy,
     lane: Lane,
     payload: Mapping[str, Any] | None,
@@ -332,7 +335,7 @@ def _waits(  # the facts of one failure
     record = Finished(job.id, None, told, error_class, tries, round(seconds, 3), retrying=go_on)
     finished = record.encode()
     if not go_on:
-        letter = DeadLetter(job.id, lane, payload, error_class, told, tries, first, now)
+        letter = DeadLetter(job.id, lane, payload, error_class, told, tries, first, now, login)
         return Ending("dead", finished=finished, failure=letter, payload=payload, wait=wait)
     # A refusal for load is shown as the attempt that it was, although it does not count towards a limit.
     shown = job.failures if wait.key else job.failures + 1

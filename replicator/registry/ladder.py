@@ -353,17 +353,18 @@ class LoginLadder:
     def _failure(self, record: LoginRecord, now: float) -> RegistryError:
         due, number = self._due(record), len(record.refusals)
         left = max(0.0, due - now)
+        login = f"{self._registry} {(self._name or '').rpartition(' ')[2]}" if self._patience.shared else ""
         if record.ended:
             kind = LoginRefused if self._access.logins is None else AskedLoginRefused
             at = datetime.fromtimestamp(due, UTC)
             ended: RegistryError = kind(record.why, f"it is not sent again before {at:%H:%M:%S} UTC", status=401)
-            name = self._name or ""
-            ended.login = f"{self._registry} {name.rpartition(' ')[2]}" if self._patience.shared else ""
+            ended.login = login
             return ended.at(self._registry)
         on_hold = LoginOnHold if self._access.logins is None else AskedLoginOnHold
         # A time of day: the text is kept for longer than the pause.
         at = datetime.fromtimestamp(max(due, now), UTC)
         waits = on_hold(record.why, f"it is sent again at {at:%H:%M:%S} UTC, refused {number} of {REFUSALS} times")
+        waits.login = login
         if self._patience.shared:
             # Jobs whose attempts are limited wait to the end of the ladder, too.
             waits.wait = Wait(self._key, record.refusals[0], left, WINDOW)

@@ -69,7 +69,7 @@ async def open_traces() -> AsyncIterator[Traces | None]:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ModuleNotFoundError as error:
-        log.warning("no traces", reason=f"{error.name} is not installed: pip install 'replicator[otlp]'")
+        log.warning("no traces", reason=f"{error.name} is not installed: in a checkout, pip install '.[otlp]'")
         yield None
         return
     protocol = next((os.environ[name] for name in _PROTOCOLS if os.environ.get(name)), "http/protobuf")

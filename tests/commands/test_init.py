@@ -118,10 +118,33 @@ def test_a_pasted_address_is_taken_and_one_wrong_answer_is_asked_again_alone(
         "harbor.example.com\u3002",
         "docker login --username=jane harbor.example.com",
         "docker pull harbor.example.com/team/app:v1",
+        "docker login harbor.example.com -u u@1 -p pass.word",
+        "docker login -u jane@x.example --password pass.word harbor.example.com",
+        "docker login harbor.example.com --username=jane@x.example",
+        "harbor.example.com/team/app@sha256:0123",
     ],
 )
 def test_the_host_is_found_in_what_people_paste(pasted: str) -> None:
     assert (_cleaned("harbor", pasted), _cleaned("acr", pasted)) == ("harbor.example.com", "harbor.example.com")
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        "",
+        "echo pass.word | docker login --password-stdin acr.example.com",
+        "a.example.com, b.example.com",
+        "robot@pass.word",
+        "https://user:pa/ss@host/x",
+        "docker login -p pass.word",
+    ],
+)
+def test_a_text_with_another_number_of_hosts_is_refused_and_not_shown(pasted: str) -> None:
+    assert _cleaned("acr", pasted) == ""
+    (problem,) = _problems("acr", "")
+    assert str(problem) == (
+        "--acr: no host was found in this answer, or several; example: registry.cn-beijing.aliyuncs.com"
+    )
 
 
 async def test_pasted_lists_are_taken_and_plain_http_is_told_of(tmp_path: Path) -> None:
@@ -222,7 +245,5 @@ def test_user_names_that_a_shell_has_cut_or_that_are_no_ram_users_are_doubted(
 
 
 def test_a_wrong_host_of_acr_is_told_with_an_example_of_acr() -> None:
-    (wrong,) = _problems("acr", "registry/team")
-    assert wrong.message == (
-        "'registry/team' is not a host; leave out what follows the slash; example: registry.cn-beijing.aliyuncs.com"
-    )
+    (wrong,) = _problems("acr", _cleaned("acr", "registry/team"))
+    assert wrong.message == ("'registry' is not a host; example: registry.cn-beijing.aliyuncs.com")

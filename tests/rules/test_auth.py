@@ -307,6 +307,7 @@ def test_a_missing_variable_is_told_with_the_place_where_it_is_set(
     here.mkdir()
     beside.mkdir()
     monkeypatch.chdir(here)
+    monkeypatch.setenv("REPLICATOR_SECRETS_DIR", str(tmp_path / "none"))
 
     def told(**values: str) -> str:
         environ = Variables(values)
@@ -324,3 +325,10 @@ def test_a_missing_variable_is_told_with_the_place_where_it_is_set(
     assert told(SOME_PASSWORD="") == f"empty: set it in {here}/.env"
     monkeypatch.setenv("SOME_PASSWORD", "")
     assert told(SOME_PASSWORD="") == "empty in the environment, which goes before .env"
+    monkeypatch.delenv("SOME_PASSWORD")
+    (here / ".env").unlink()
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    monkeypatch.setenv("REPLICATOR_SECRETS_DIR", str(secrets))
+    assert told() == f"not set, nor is there a file of this name in {secrets}"
+    assert told(SOME_PASSWORD="") == f"empty: fill in the file {secrets}/SOME_PASSWORD"

@@ -113,7 +113,7 @@ async def test_only_what_died_of_the_login_that_changed_is_queued_again(
 async def test_a_copy_that_dies_of_the_old_login_after_the_change_is_queued_again_once(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reload, "_UNDER_WAY_SECONDS", 1.0)
+    monkeypatch.setattr(reload, "_UNDER_WAY_SECONDS", 3.0)
     refused = RefusedLogins(queue, rules())
     refused.renew(rules(harbor="new"))
     # A second reload, without a change of its own, does not hide the first.

@@ -37,7 +37,7 @@ async def test_missing_packages_are_a_warning(monkeypatch: pytest.MonkeyPatch) -
     with structlog.testing.capture_logs() as logs:
         async with open_traces() as traces:
             assert traces is None
-    assert "pip install 'replicator[otlp]'" in logs[0]["reason"]
+    assert "in a checkout, pip install '.[otlp]'" in logs[0]["reason"]
 
 
 async def test_an_invalid_variable_is_a_warning(

@@ -164,6 +164,7 @@ async def test_that_a_login_worked_is_known_to_a_process_that_starts_later(
         with pytest.raises(LoginOnHold) as caught:
             await second.registries.source(repository).head_manifest("v1")
         assert caught.value.wait is not None
+        assert caught.value.login == fingerprint(harbor.host, Access(*HARBOR_ROBOT))
         keys = [key async for key in second.queue.redis.scan_iter("*")]
         stored = b"".join([*keys, *[await second.queue.redis.get(key) or b"" for key in keys if b":login:" in key]])
     assert HARBOR_ROBOT[1].encode() not in stored
