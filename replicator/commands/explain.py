@@ -81,8 +81,8 @@ def explain_reference(rules: Rules, reference: Reference, proxies: Proxies, *, a
         if rivals := copy["would_collide_with"]:
             more = len(rivals) - _MOST_RIVALS
             named = ", ".join(rivals[:_MOST_RIVALS]) + (f" and {more} more like these" if more > 0 else "")
-            exist = "is a collision only if it exists" if len(rivals) == 1 else "collides only if one of these exists"
-            say(f" {named} would get the same destination, which {exist}; check tests it", label="note", style="dim")
+            note = f" {named} would have the same destination. This is a problem only if both exist: check looks for it"
+            say(note, label="note", style="dim")
     for host, words in told["proxies"].items():
         say(f"{host} is reached {words}")
     for host, words in told["editions"].items():

@@ -200,7 +200,8 @@ def _warnings(status: Status, causes: Causes) -> list[Text]:
     lines = []
     if dead := status.counts.dead:
         letters = "dead letter" if dead == 1 else "dead letters"
-        lines.append(Text(f"{dead} {letters}: replicator failures shows their causes", style="red"))
+        shows = "replicator failures shows " + ("its cause" if dead == 1 else "their causes")
+        lines.append(Text(f"{dead} {letters}: {shows}", style="red"))
         first = causes.sorted()
         lines += [Text("  ").append_text(plain(each.sentence)) for each in first[:_CAUSES]]
         if len(first) > _CAUSES:

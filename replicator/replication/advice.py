@@ -38,8 +38,15 @@ if TYPE_CHECKING:
     from replicator.rules import CopyRequest
 
 _NO_PROJECT = "; or the project does not exist"
+_NOT_SHOWN = (
+    "this account may not see the project, or the project does not exist: a robot account needs repository:list, "
+    "repository:pull and artifact:list"
+)
 _GATED = "the project's Configuration at Harbor withholds it; copies in the queue are tried again, at once after a scan"
-_ACR_LOGIN = "check the username and password under auth: ACR's are on its Access Credential page (user@account-id)"
+_ACR_LOGIN = (
+    "check the username and password under auth: ACR's are on its Access Credential page (user@account-id), "
+    "not those of the console"
+)
 
 
 def public_copies(number: int) -> str:
@@ -120,8 +127,16 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
         return _BILLS if found["bills"] else _ADDRESS
     if destination is not None and here:
         return _push_advice(error, destination)
-    missing = "" if acr.is_acr(error.registry) else _NO_PROJECT
-    return f"check the username and password under auth, and that it may pull and list here{missing}"
+    return _pull_advice(error)
+
+
+def _pull_advice(error: Denied | Unauthorized) -> str:
+    at_acr = acr.is_acr(error.registry)
+    if isinstance(error, Denied) and not at_acr:
+        return _NOT_SHOWN  # the login was accepted
+    return (
+        f"check the username and password under auth, and that it may pull and list here{'' if at_acr else _NO_PROJECT}"
+    )
 
 
 def _missing_advice(error: NotFound) -> str:
@@ -219,7 +234,7 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
     unknown = isinstance(error, Unauthorized) and not at_acr
     checks = [
         *(["the login"] if unknown else []),
-        "right to push",
+        "permission to push",
         f"{'namespace' if at_acr else 'project or namespace'} {namespace!r}",
         "Automatically Create Repository",
         *([f"names of {segments} segments"] if segments > acr.NAME_SEGMENTS else []),

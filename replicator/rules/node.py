@@ -237,9 +237,10 @@ _TOKEN = re.compile(r"'(?:<[a-z ]+>|[]}?,:-]|<<|\.\.\.)'")
 """PyYAML's name of a token in its messages. Any other quotation is a piece of the file."""
 _LINE_BREAKS = "\n\r\x85\u2028\u2029"
 _ADVICE = {
-    "did not find expected key": "indent the keys of one mapping alike",
+    "did not find expected key": "indent the keys of one mapping alike, and put a space after each colon",
     "expected <block end>": "indent the keys of one mapping alike",
-    "mapping values are not allowed": "quote a value that has a colon and a space, and put a space after each colon",
+    "mapping values are not allowed": "indent the keys of one mapping alike, here and in the line above, put a space "
+    "after each colon, and quote a value that has a colon and a space",
     "violates indentation": "indent with spaces",
     "unexpected end of stream": "close the quotation mark",
     "unknown escape": "in double quotes write \\\\ for a backslash, or use single quotes",

@@ -107,7 +107,7 @@ async def test_a_login_that_may_only_pull_is_still_refused(stage: Stage, monkeyp
         user = stage.acr.accounts["cr_temp_user"]
         stage.acr.accounts["cr_temp_user"] = User(user.secret, READ)
         stage.openapi.repositories["cache/app"] = "PUBLIC"
-        with pytest.raises(CopyFailed, match="right to push"):
+        with pytest.raises(CopyFailed, match="permission to push"):
             await transfer(Copier(registries), stage.request("cache/app"))
     assert stage.openapi.repositories == {"cache/app": "PUBLIC"}
 
@@ -124,7 +124,7 @@ async def test_what_is_refused_for_another_reason_creates_nothing(stage: Stage, 
 
 async def test_a_refusal_of_the_source_creates_nothing(stage: Stage) -> None:
     stage.source.faults.add(Fault(DENIED, times=None))
-    with pytest.raises(CopyFailed, match="may pull and list here"):
+    with pytest.raises(CopyFailed, match="or the project does not exist"):
         await stage.copy(stage.access(), "manual/app")
     assert "CreateRepo" not in stage.openapi.actions
 

@@ -89,7 +89,7 @@ class Row:
 
 
 DENIED = "requested access to the resource is denied"
-CAUSES = ("right to push", "namespace", "Automatically Create Repository", "quota", "300 repositories")
+CAUSES = ("permission to push", "namespace", "Automatically Create Repository", "quota", "300 repositories")
 ROWS = {
     "wrong password": Row(
         LoginRefused, ErrorClass.CREDENTIALS, ("USERNAME_OR_PASSWORD_ERROR", "Access Credential"), login=WRONG

@@ -77,7 +77,10 @@ async def test_explain_tells_where_an_image_would_go_without_any_network(tmp_pat
     assert ended.code == 0, ended.said
     assert "harbor.example.com/team/a/b:v1 -> registry.cn-beijing.aliyuncs.com/team/team-a-b:v1" in ended.out
     assert "no match  harbor.example.com/library/nginx" in ended.out
-    assert "note  harbor.example.com/team/a-b:v1 would get the same destination, which is a collision only" in ended.out
+    assert (
+        "note  harbor.example.com/team/a-b:v1 would have the same destination. This is a problem only if both exist"
+        in ended.out
+    )
     ended = await replicator("explain", "harbor.example.com/team/a/b:dev", "--config", rules, cwd=tmp_path)
     assert ended.code == 1
     assert "would not be copied" in ended.out

@@ -42,8 +42,12 @@ BLOB = "/v2/team/a/blobs/sha256:" + "ab" * 32
 BY_DIGEST = "/v2/mirror/a/manifests/sha256:" + "ab" * 32
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="registry"'}
 
-ORDER = "check in this order: right to push, namespace 'mirror', Automatically Create Repository, quota"
+ORDER = "check in this order: permission to push, namespace 'mirror', Automatically Create Repository, quota"
 LOGIN = "check the username and password under auth, and that it may pull and list here; or the project does not exist"
+NOT_SHOWN = (
+    "this account may not see the project, or the project does not exist: a robot account needs repository:list, "
+    "repository:pull and artifact:list"
+)
 FRONT = "check what answers there: a firewall, a login page, a proxy without its backend, or another host"
 RAISE = "raise the limit of a body at the registry, or at the proxy in front of it (nginx: client_max_body_size)"
 FEWER = "if this happens often, run fewer copies at once (REPLICATOR_CONCURRENCY, --proc)"
@@ -137,12 +141,12 @@ ROWS = {
     "a push denied by Harbor": Row(
         *(HARBOR, f"POST {UPLOADS}", 403, said("FORBIDDEN", "no push"), Denied, PERMANENT),
         "403, the registry says: FORBIDDEN: no push",
-        "check in this order: right to push, project or namespace 'mirror', Automatically Create Repository, quota",
+        ORDER.replace("namespace 'mirror'", "project or namespace 'mirror'"),
         destination=f"{HARBOR}/mirror/a:v1",
     ),
     "a pull denied by Harbor": Row(
         *(HARBOR, f"GET {TAG}", 403, said("DENIED", "no pull"), Denied, PERMANENT),
-        *("403, the registry says: DENIED: no pull", LOGIN),
+        *("403, the registry says: DENIED: no pull", NOT_SHOWN),
     ),
     "a login that is not enough": Row(
         *(HARBOR, f"HEAD {TAG}", 401, b"", Unauthorized, CREDENTIALS),

@@ -91,7 +91,11 @@ async def test_a_project_that_is_not_there_is_named_as_a_cause(
 @pytest.mark.parametrize(
     ("kind", "host", "advice"),
     [
-        (LoginOnHold, "registry.cn-beijing.aliyuncs.com", "ACR's are on its Access Credential page"),
+        (
+            LoginOnHold,
+            "registry.cn-beijing.aliyuncs.com",
+            "not those of the console",
+        ),
         (LoginOnHold, "harbor.example.com", "a robot account has not expired"),
         (AskedLoginOnHold, "registry.cn-beijing.aliyuncs.com", "check the account under aliyun"),
     ],

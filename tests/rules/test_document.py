@@ -118,7 +118,10 @@ def test_a_duplicate_key_under_an_anchor_is_reported_once() -> None:
         ),
         ("a:\n  b: c\n d: e\n", "did not find expected key (line 3, column 2)"),
         ("a:\n   b: c\n  d: e\n", "begins at line 1, column 1; indent the keys of one mapping alike"),
-        ("a:\n  b:c\n  d: e", "mapping values are not allowed in this context (line 3, column 4); quote a value that"),
+        (
+            "a:\n  b:c\n  d: e",
+            "mapping values are not allowed in this context (line 3, column 4); indent the keys",
+        ),
         ("a: 1\n---\nb: 2", "a single document in the stream, but found another document (line 2, column 1); a rules"),
         ("p: [a", "',' or ']'"),
         ("p: {a: b", "',' or '}'"),

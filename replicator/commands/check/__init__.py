@@ -16,7 +16,7 @@ from rich.table import Table
 
 from replicator import __version__
 from replicator.aliyun.acr import EDITIONS
-from replicator.commands.check.findings import Finding, FindingState, Probe, judge_limits, merged, run_probe
+from replicator.commands.check.findings import Finding, FindingState, Probe, judge_limits, merged, run_probe, summary
 from replicator.commands.check.queue import (
     compare_rules,
     compare_rules_in,
@@ -131,6 +131,8 @@ async def run_checks(settings: Settings, rules: Rules, narrowing: Narrowing, *, 
         document([finding.to_json() for finding in found], out)
     else:
         show(found, out)
+        if out.is_terminal:
+            say(summary(found), out)
     return FAILED if any(finding.state is FindingState.FAILED for finding in found) else OK
 
 

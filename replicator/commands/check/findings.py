@@ -24,7 +24,7 @@ from replicator.registry.errors import Denied, LoginRefused, Unauthorized
 from replicator.replication.advice import explained
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
     from replicator.timetable import HostTimetables
 
@@ -103,6 +103,20 @@ async def run_probe(probe: Probe, seconds: float = PROBE_SECONDS) -> list[Findin
     except TimeoutError:
         message = f"no answer within {seconds:g} s\n\ncheck that it is reachable from here and not overloaded"
     return [Finding(probe.name, probe.subject, FindingState.FAILED, message)]
+
+
+def summary(found: Sequence[Finding]) -> str:
+    """Say in a sentence how all tests ended: the first failures have scrolled away by then."""
+    failed = [f"{each.name} {each.subject}" for each in found if each.state is FindingState.FAILED]
+    if failed:
+        more = f", and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
+        return f"{len(failed)} of {len(found)} tests failed: {', '.join(failed[:_NAMED])}{more}"
+    skipped = sum(each.state is FindingState.NOT_TRIED for each in found)
+    return f"No test failed{f'; {skipped} of {len(found)} not done' if skipped else ''}"
+
+
+_NAMED = 5
+"""Failed tests that `summary` names."""
 
 
 def clock_problem(theirs: datetime, ours: datetime, other: str, effect: str) -> str | None:

@@ -322,7 +322,10 @@ def _bind_error(error: OSError, host: str, variable: str) -> str:
 
 async def _listener(address: str, variable: str) -> tuple[FindingState, str]:
     """Find out which program listens at an address."""
-    another = (FindingState.FAILED, f"another program listens there: stop it, or set {variable} to another port")
+    another = (
+        FindingState.FAILED,
+        f"another program listens there: stop it, or set {variable} to another port, e.g. in .env",
+    )
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_ANSWER_SECONDS):
             for tls in (False, True):

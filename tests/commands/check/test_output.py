@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from rich.console import Console
 
 from replicator.commands.check import show
-from replicator.commands.check.findings import Finding, FindingState
+from replicator.commands.check.findings import Finding, FindingState, summary
 from replicator.errors import ErrorText
 from tests.commands.check.asking import RULE, as_administrator, checked, failed
 from tests.queue.servers import RedisServer
@@ -111,6 +111,13 @@ def test_a_failed_check_has_what_why_and_do_and_one_message_of_them() -> None:
     finding = Finding("push", "r.example/a", FindingState.FAILED, ErrorText("PUT", "403", "ask").stored)
     parts = {"message": "PUT: 403; ask", "what": "PUT", "why": "403", "do": "ask"}
     assert finding.to_json() == {"name": "push", "subject": "r.example/a", "state": "failed"} | parts
+
+
+def test_the_last_line_says_how_all_tests_ended() -> None:
+    assert summary(FOUND[:2]) == "No test failed"
+    assert summary(FOUND[:3]) == "No test failed; 1 of 3 not done"
+    assert summary(FOUND) == f"1 of 4 tests failed: push {PATIENT}"
+    assert summary([FOUND[-1]] * 7).endswith(", and 2 more")
 
 
 def printed(width: int) -> list[str]:
