@@ -113,7 +113,8 @@ def test_what_administrators_set_in_every_chart_arrives() -> None:
 
 
 @pytest.mark.parametrize(
-    ("service", "kind"), [({"nodePort": 30080}, "NodePort"), ({"type": "LoadBalancer"}, "LoadBalancer")]
+    ("service", "kind"),
+    [({"type": "NodePort", "nodePort": 30080}, "NodePort"), ({"type": "LoadBalancer"}, "LoadBalancer")],
 )
 def test_who_comes_through_a_node_or_a_load_balancer_is_let_in(service: dict[str, Any], kind: str) -> None:
     manifests = with_values(service=service)

@@ -253,6 +253,10 @@ def test_alerts_tell_installations_apart_by_the_labels_in_the_values() -> None:
         ({**MINIMAL, "settings": {"drain_timeout": 60}}, "20 more than"),
         ({**MINIMAL, "backfill": {"enabled": True}}, "backfill needs mode redis"),
         ({**MINIMAL, "ingress": {"enabled": True}}, "ingress.host"),
+        (
+            {**MINIMAL, "service": {"nodePort": 30080}},
+            "service.nodePort needs service.type NodePort or LoadBalancer",
+        ),
         ({**MINIMAL, "rulesFiles": {"rules.yaml": {}}}, "another name"),
         ({**MINIMAL, "rulesFiles": {"a.txt": {}}}, "a.txt"),
         ({**MINIMAL, "existingRulesConfigMap": "a", "existingRulesSecret": "b"}, "not both"),

@@ -194,7 +194,10 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{/* The type of the Service: a node port needs more than ClusterIP. */}}
+{{/* The type of the Service. */}}
 {{- define "replicator.serviceType" -}}
-{{- ternary "NodePort" .Values.service.type (and (gt (int .Values.service.nodePort) 0) (eq .Values.service.type "ClusterIP")) }}
+{{- if and (gt (int .Values.service.nodePort) 0) (eq .Values.service.type "ClusterIP") -}}
+{{- fail "service.nodePort needs service.type NodePort or LoadBalancer" }}
+{{- end -}}
+{{- .Values.service.type }}
 {{- end }}
