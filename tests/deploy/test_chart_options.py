@@ -129,6 +129,23 @@ def test_who_comes_through_a_node_or_a_load_balancer_is_let_in(service: dict[str
     assert {**everyone, "from": [block]} in policy["spec"]["ingress"]
 
 
+def test_the_networks_of_a_load_balancer_are_those_of_the_policy_if_senders_keep_their_addresses() -> None:
+    def senders(**service: Any) -> Any:
+        ranges = {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/8", "2001:db8::/32"]}
+        manifests = with_values(service={**ranges, **service}, networkPolicy=policy)
+        (found,) = of_kind(manifests, "NetworkPolicy").values()
+        return found["spec"]["ingress"][1].get("from")
+
+    policy: dict[str, Any] = {}
+    assert senders(externalTrafficPolicy="Local") == [
+        {"ipBlock": {"cidr": "10.0.0.0/8"}},
+        {"ipBlock": {"cidr": "2001:db8::/32"}},
+    ]
+    assert senders() is None, "they would come with the address of a node"
+    policy["external"] = [{"ipBlock": {"cidr": "10.1.0.0/16"}}]
+    assert senders(externalTrafficPolicy="Local") == policy["external"]
+
+
 def test_the_policy_lets_out_to_the_dns_of_openshift() -> None:
     (policy,) = of_kind(rendered("embedded"), "NetworkPolicy").values()
     assert {(each["port"], each["protocol"]) for each in policy["spec"]["egress"][0]["ports"]} == {

@@ -298,16 +298,23 @@ def test_the_schema_has_what_the_values_have_and_forbids_secrets_as_settings() -
     assert set(values["settings"]) <= set(Settings.model_fields) - forbidden
 
 
+def notes_of(values: dict[str, Any]) -> str:
+    given = json.dumps(values)
+    said = run("helm", "install", "r", CHART, "--dry-run=client", "--namespace", "n", "--values", "-", stdin=given)
+    return said.split("NOTES:\n")[1]
+
+
 def test_the_notes_name_what_there_is() -> None:
     for case in ("embedded", "redis, everything"):
-        values = json.dumps(CASES[case])
-        said = run("helm", "install", "r", CHART, "--dry-run=client", "--namespace", "n", "--values", "-", stdin=values)
-        notes = said.split("NOTES:\n")[1]
+        notes = notes_of(CASES[case])
         (address,) = re.findall(r"http://(\S+?)\.n:8080/webhooks/harbor", notes)
         assert address in of_kind(rendered(case), "Service")
         for kind, name in set(re.findall(r" (statefulset|deployment)/(\S+) -- replicator", notes)):
             assert name in of_kind(rendered(case), {"statefulset": "StatefulSet", "deployment": "Deployment"}[kind])
         assert ("Helm stores them" in notes) == ("secrets" in CASES[case])
+        assert ("Everyone can reach" in notes) == ("service" in CASES[case])
+    listed = {"external": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}
+    assert "Everyone can reach" not in notes_of({**MINIMAL, "service": {"type": "NodePort"}, "networkPolicy": listed})
 
 
 def test_long_names_of_releases_make_names_that_kubernetes_takes() -> None:

@@ -201,3 +201,16 @@ securityContext:
 {{- end -}}
 {{- .Values.service.type }}
 {{- end }}
+
+{{/* The senders from outside of the cluster as YAML, or nothing: everyone. Only with Local do they keep their addresses. */}}
+{{- define "replicator.external" -}}
+{{- with .Values.networkPolicy.external }}
+{{- toYaml . }}
+{{- else }}
+{{- if and (eq .Values.service.type "LoadBalancer") (eq .Values.service.externalTrafficPolicy "Local") }}
+{{- range .Values.service.loadBalancerSourceRanges }}
+- ipBlock: {cidr: {{ . | quote }}}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
