@@ -146,10 +146,13 @@ def test_the_networks_of_a_load_balancer_are_those_of_the_policy_if_senders_keep
     assert senders(externalTrafficPolicy="Local") == policy["external"]
 
 
-def test_the_policy_lets_out_to_the_dns_of_openshift() -> None:
-    (policy,) = of_kind(rendered("embedded"), "NetworkPolicy").values()
+@pytest.mark.parametrize(
+    ("values", "ports"), [({}, (53,)), ({"dnsPorts": [53, 5353]}, (53, 5353))], ids=["anywhere", "OpenShift"]
+)
+def test_the_policy_lets_out_to_the_ports_of_dns(values: dict[str, Any], ports: tuple[int, ...]) -> None:
+    (policy,) = of_kind(with_values(networkPolicy=values), "NetworkPolicy").values()
     assert {(each["port"], each["protocol"]) for each in policy["spec"]["egress"][0]["ports"]} == {
-        (port, protocol) for port in (53, 5353) for protocol in ("TCP", "UDP")
+        (port, protocol) for port in ports for protocol in ("TCP", "UDP")
     }
 
 
