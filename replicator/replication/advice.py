@@ -38,10 +38,7 @@ if TYPE_CHECKING:
     from replicator.rules import CopyRequest
 
 _NO_PROJECT = "; or the project does not exist"
-_NOT_SHOWN = (
-    "this account may not see the project, or the project does not exist: a robot account needs repository:list, "
-    "repository:pull and artifact:list"
-)
+_NOT_SHOWN = "this account lacks repository:list, repository:pull or artifact:list; or the project does not exist"
 _GATED = "the project's Configuration at Harbor withholds it; copies in the queue are tried again, at once after a scan"
 _ACR_LOGIN = (
     "check the username and password under auth: ACR's are on its Access Credential page (user@account-id), "

@@ -44,10 +44,7 @@ CHALLENGE = {"WWW-Authenticate": 'Basic realm="registry"'}
 
 ORDER = "check in this order: permission to push, namespace 'mirror', Automatically Create Repository, quota"
 LOGIN = "check the username and password under auth, and that it may pull and list here; or the project does not exist"
-NOT_SHOWN = (
-    "this account may not see the project, or the project does not exist: a robot account needs repository:list, "
-    "repository:pull and artifact:list"
-)
+NOT_SHOWN = "this account lacks repository:list, repository:pull or artifact:list; or the project does not exist"
 FRONT = "check what answers there: a firewall, a login page, a proxy without its backend, or another host"
 RAISE = "raise the limit of a body at the registry, or at the proxy in front of it (nginx: client_max_body_size)"
 FEWER = "if this happens often, run fewer copies at once (REPLICATOR_CONCURRENCY, --proc)"
