@@ -90,8 +90,12 @@ async def test_one_job_is_tried_and_all_others_that_need_its_host_are_not_even_s
         await handler.started(6, PATIENCE)
         (found,) = await silences(queue, 32)
         assert (found.key, found.jobs) == (DEAD, {Lane.EVENTS: 32, Lane.BACKFILL: 0})
-        counts = (await queue.counts()).lanes[Lane.EVENTS]
-        assert (counts.queued, counts.running, counts.waiting) == (0, 0, 32)
+
+        async def settled() -> bool:
+            counts = (await queue.counts()).lanes[Lane.EVENTS]
+            return (counts.queued, counts.running, counts.waiting) == (0, 0, 32)
+
+        await eventually(settled)
         assert sorted(handler.ids) == sorted(job.id for job in [*jobs(DEAD, 1), *jobs(FINE, 5)])
         (waiting,) = await queue.waiting()
         assert (waiting.tries, waiting.message, waiting.waits_for) == (0, f"{DEAD} says nothing\n\n{AGAIN}", DEAD)
