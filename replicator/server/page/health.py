@@ -50,7 +50,7 @@ def _misconfigured(facts: Facts, t: Messages) -> Health | None:
     """Report processes that do not use the current files, or not the same rules."""
     status = facts.status
     if refused := [process for process in facts.processes if process.problem]:
-        number = f"{t('health.processes', number=len(refused))} " if len(refused) > 1 else ""
+        number = f"{t('health.processes', number=len(refused))}{t('colon')}" if len(refused) > 1 else ""
         sentence = t("health.config")
         if out := sorted({name for process in refused for name in process.out}):
             key = "health.rules_out_more" if len(out) > 1 else "health.rules_out"

@@ -50,7 +50,9 @@ async def test_the_last_webhook_of_each_harbor_and_project_is_told(queue: Queue)
     assert "None received yet." in before.texts["webhooks"]
     async with shown(queue) as other:
         seen = await page(other)
+        chinese = await other.get(**{"Accept-Language": "zh-CN"})
     assert f"Last webhook received from {HARBOR}:" in seen.texts["webhooks"]
+    assert f"最近一次收到 {HARBOR} 的 Webhook\uff1a<time" in chinese.text, "no space after a wide colon"
     assert "1 project has sent events" in seen.texts["webhooks"]
     assert f"{HARBOR}/other" in seen.texts["webhooks"]
 
