@@ -22,7 +22,7 @@ import contextlib
 import re
 import socket
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from arq.connections import ArqRedis
@@ -99,14 +99,14 @@ def closed_is_away() -> Iterator[None]:
 class _Parser(_AsyncHiredisParser):
     """redis-py's own parser. Its check for unrequested data takes a third of the time of a short command."""
 
-    async def can_read_destructive(self) -> bool:
-        reader: Any = self._reader
-        stream: Any = self._stream
+    async def can_read(self) -> bool:
+        if not self._connected:
+            raise OSError("not connected")
+        reader, stream = cast("Any", self._reader), cast("Any", self._stream)
         # Only the private attribute tells without waiting whether there is data. A reset leaves an exception instead.
-        ended = stream.at_eof() or stream.exception() is not None
-        if self._connected and not (ended or reader.has_data() or stream._buffer):  # noqa: SLF001
-            return False
-        return bool(await super().can_read_destructive())  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+        return bool(stream.at_eof() or stream.exception() or reader.has_data() or stream._buffer)  # noqa: SLF001
+
+    can_read_destructive = can_read  # its name before redis-py 8
 
 
 class QueueClient(ArqRedis):
