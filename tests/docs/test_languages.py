@@ -22,7 +22,8 @@ _COMMENT = re.compile(r"(?:^|\s+)#\s.*$", re.MULTILINE)
 
 def _in_english(link: str) -> str:
     """Return the link to the English page of a Chinese one."""
-    return link.replace("docs/zh-CN/image-syncer.md", "docs/compatibility.md").replace("docs/zh-CN/", "docs/")
+    link = link.replace("docs/zh-CN/image-syncer.md", "docs/compatibility.md").replace("docs/zh-CN/", "docs/")
+    return link.replace(".zh-CN.png", ".png")
 
 
 def _without_comments(block: Block) -> tuple[str, str]:
