@@ -113,17 +113,18 @@ async def test_only_what_died_of_the_login_that_changed_is_queued_again(
 async def test_a_copy_that_dies_of_the_old_login_after_the_change_is_queued_again_once(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reload, "_UNDER_WAY_SECONDS", 3.0)
+    monkeypatch.setattr(reload, "_UNDER_WAY_SECONDS", 2.0)
     refused = RefusedLogins(queue, rules())
     refused.renew(rules(harbor="new"))
     # A second reload, without a change of its own, does not hide the first.
     refused.renew(rules(harbor="new"))
-    await die(queue, ("team/a", CopyFailed(REFUSED, ErrorClass.CREDENTIALS)))
-
-    async def queued() -> bool:
-        return not await left(queue)
-
-    await eventually(queued)
+    handler = Recorder()
+    handler.errors.append(CopyFailed(REFUSED, ErrorClass.CREDENTIALS))
+    async with working(queue, handler):
+        await queue.enqueue([job_for(request("team/a"))], Lane.EVENTS)
+        await handler.started(2)
+        await idle(queue)
+    assert await left(queue) == set()
     assert refused._task is not None
     await asyncio.wait_for(refused._task, 10)
     await die(queue, ("team/a", CopyFailed(REFUSED, ErrorClass.CREDENTIALS)))
