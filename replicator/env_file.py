@@ -40,7 +40,7 @@ def _parse(file: Path, *_: int) -> Mapping[str, str]:
 
 
 class Variables(dict[str, str]):
-    """What ``${NAME}`` in the rules can stand for, and the advice where a value is missing.
+    """Values of ``${NAME}`` in the rules, and the advice about a missing one.
 
     Attributes:
         beside: the directory of the rules, where a person may expect ``.env`` to be read.

@@ -66,7 +66,7 @@ class Wait:
 
 
 _ERRNO = re.compile(r"^\[Errno -?\d+\] ")
-"""What Python writes before the text of an error of the operating system."""
+"""Python's prefix of an operating system error."""
 _LONG_NAME = re.compile(r"(\bsha(?:256|512):[0-9a-f]{12}|/blobs/uploads/)[\w.=+/-]{20,}")
 MAX_PART = 600
 """Characters of each part of an `ErrorText`."""

@@ -172,7 +172,7 @@ async def print_failures(settings: Settings, *, cause: str | None = None, as_jso
 
 
 def _say_none(silent: Sequence[KeySilence], out: Console) -> None:
-    """Say that there are no dead letters, and what copies wait for that may become some."""
+    """Say that there are no dead letters, and name the logins and hosts whose waiting copies may become some."""
     say(_NONE, out)
     for silence in silent:
         say(f"{silence.sentence}: replicator status says why", out)

@@ -40,9 +40,9 @@ _VALUED = frozenset({"-u", "--username", "-p", "--password"})
 """Options of ``docker login`` that a value follows."""
 _BEHIND_HOST = re.compile("[/?#]")
 _AROUND = " \t\"'`<>\u201c\u201d\u2018\u2019\uff0c\u3002,;"
-"""What copies of an address have around it: quotes, brackets and the punctuation of the sentence, Chinese too."""
+"""Characters around a pasted address: quotes, brackets and punctuation, also Chinese."""
 _BETWEEN = re.compile("[,;\\s\uff0c\u3001\uff1b]+")
-"""What separates projects: commas and spaces, and the Chinese commas."""
+"""Separators of projects: commas and spaces, and the Chinese commas."""
 _ENVIRONMENT = Path(".env")
 _EXISTS = "already exists; --force overwrites it"
 

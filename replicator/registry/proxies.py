@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from replicator.registry.errors import RegistryError
 
 _AROUND = " \t\r\n\"'"
-"""What may be around a variable's value: ``docker run --env-file`` keeps the quotation marks of a line."""
+"""Spaces and quotation marks around a variable's value: ``docker run --env-file`` keeps those of a line."""
 _ACCEPTED = frozenset({"http", "https"})
 _HELP = {
     403: "the proxy does not allow it: allow {target} there, or exclude the host with NO_PROXY or proxy: off",

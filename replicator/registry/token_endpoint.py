@@ -274,7 +274,7 @@ class TokenEndpoint:
                 if not harbor or realm.origin() == home.origin() or isinstance(error, LoginRefused):
                     raise
                 error.do = misnamed(realm, home)
-                # Harbor itself has just answered: its token service is not away, so nobody should wait for it.
+                # Harbor itself has just answered: its token service is not away, so no copy should wait for it.
                 if type(error) in (ConnectionFailed, HostSilent):
                     raise error.recast(WrongAddress) from error
                 raise

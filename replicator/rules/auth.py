@@ -53,7 +53,7 @@ _SECRETS = ("access_key_secret", "security_token")
 CREATE = ("repositories", "namespaces")
 """Keys of ``create`` in it."""
 _OTHER_VARIABLE = re.compile(r"\$\(\w+\)|%\w+%|\{\{.*\}\}|<[\w -]+>")
-"""A whole value in the form of Kubernetes, Windows, templates, or of instructions that nobody has filled in."""
+"""A whole value in the form of Kubernetes, Windows, templates, or an unfilled placeholder of instructions."""
 _FORMS = {
     "region": (re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z"), "must be a region's id, e.g. cn-beijing"),
     "instance_id": (re.compile(r"cri-[a-z0-9]+\Z"), "must be the id of an Enterprise instance: cri-…"),

@@ -269,7 +269,7 @@ class Template:
         try:
             Repository(self.registry, sample)
         except ValueError as error:
-            # As it was written: nobody wrote the sample.
+            # As written in the file, which does not contain the sample.
             raise ValueError(str(error).replace(repr(sample), repr(self.path))) from None
         if self.tag is not None and not is_tag(_BRACES.sub("x", self.tag)):
             raise ValueError(f"{shorten(self.tag)} can't become a tag: use letters, digits, . _ - and placeholders")

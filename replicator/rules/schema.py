@@ -194,7 +194,7 @@ def rules_schema() -> dict[str, Any]:
             ),
         },
         required=["to"],
-        description="A destination with what to copy there.",
+        description="A destination, and the parts of an image that are copied there.",
     )
     one = [*_STRING["anyOf"], {"$ref": "#/definitions/destination"}]
     definitions = {

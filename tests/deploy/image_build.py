@@ -29,7 +29,7 @@ VENV = "/opt/replicator"
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the steps of the first stage were done."""
+    """Directory in which the first stage was built."""
     directory = tmp_path_factory.mktemp("image")
     build(directory)
     return directory

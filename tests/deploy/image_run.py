@@ -40,7 +40,7 @@ def docker(*words: str | Path, code: int = 0) -> str:
 
 
 def state(name: str) -> dict[str, Any]:
-    """What the engine knows of a container's process."""
+    """The engine's facts about a container's process."""
     (found,) = json.loads(docker("inspect", name))
     assert isinstance(found["State"], dict)
     return found["State"]

@@ -51,7 +51,7 @@ class Terminal:
 
     @property
     def said(self) -> str:
-        """What it shows so far, without colours."""
+        """Its output so far, without colours."""
         return re.sub(r"\r+\n?", "\n", _CONTROL.sub("", self._shown.decode(errors="replace")))
 
     def read(self) -> None:

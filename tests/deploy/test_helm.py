@@ -124,7 +124,7 @@ def test_the_linter_of_charts_has_nothing_to_say() -> None:
 
 
 def test_the_chart_presents_itself_as_the_package_does() -> None:
-    """As Artifact Hub shows it; addresses that nobody has decided on are left out, not invented."""
+    """As Artifact Hub shows it; undecided addresses are left out, not invented."""
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert (chart["description"], chart["keywords"]) == (project["description"], project["keywords"])

@@ -82,10 +82,10 @@ def steps(found: Iterable[Block]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Ends:
-    """A Harbor and an ACR that speak HTTPS, and what is behind them.
+    """A Harbor and an ACR that speak HTTPS, and the registries behind them.
 
     Attributes:
-        authority: whoever issued their certificates.
+        authority: the issuer of their certificates.
     """
 
     harbor: HarborStandIn
@@ -166,7 +166,7 @@ class Walk:
             assert any(re.fullmatch(wanted, each) for each in printed), f"not printed so: {line}\n{said}"
 
     async def run(self, command: str) -> str:
-        """Run a command line to its end, with the administrator's password for whoever asks."""
+        """Run a command line to its end, with the administrator's password for every prompt."""
         process = await asyncio.create_subprocess_exec(
             *("bash", "-c", command),
             cwd=self.directory,

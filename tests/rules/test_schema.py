@@ -211,7 +211,7 @@ def test_a_validator_in_strict_mode_accepts_the_schema() -> None:
             assert kind in types or not set(each) & KEYWORDS[kind], (kind, each)
         assert {*each.get("required", ()), *each.get("dependencies", ())} <= set(each.get("properties", ())), each
         if "$ref" in each:
-            assert list(each) == ["$ref"], "draft 7 ignores what is beside a reference"
+            assert list(each) == ["$ref"], "draft 7 ignores the keys beside a reference"
             assert each["$ref"].removeprefix("#/definitions/") in SCHEMA["definitions"]
 
 

@@ -210,3 +210,21 @@ async def test_copies_that_wait_for_a_login_are_of_the_class_credentials_and_the
         await eventually(renewed)
         (waiting,) = await queue.waiting()
         assert (waiting.error_class, waiting.waits_for) == (ErrorClass.CREDENTIALS, key)
+
+
+async def test_a_copy_that_waited_too_long_for_a_login_is_a_dead_letter_of_that_login(queue: Queue) -> None:
+    async def handler(_: Running) -> dict[str, Any]:
+        error = ReplicatorError("acr.example", "refused")
+        error.error_class, error.wait = ErrorClass.TRANSIENT, Wait("login:acr.example/me", time.time() - 60, 30.0)
+        error.login = "acr.example abc"
+        raise error
+
+    await queue.enqueue([Job("x.example/a:1", {"source": "h.example/a:1"})], Lane.EVENTS)
+    async with working(queue, handler, policy=RetryPolicy(horizon=0.0)):
+
+        async def dead() -> bool:
+            return (await queue.counts()).dead == 1
+
+        await eventually(dead)
+    (letter,) = await DeadLetters(queue).all()
+    assert (letter.error_class, letter.login) == (ErrorClass.CREDENTIALS, "acr.example abc")

@@ -84,7 +84,7 @@ _idle: dict[bool, list[_Registry]] = {True: [], False: []}
 """Registries that nobody uses now, by whether they take images alone."""
 
 _storages: dict[tuple[str, bool], Storage] = {}
-"""What those that are used hold, by host and whether they take images alone."""
+"""The storage of each running registry, by host and whether it takes images alone."""
 
 
 behind: dict[str, str] = {}

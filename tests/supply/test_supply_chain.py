@@ -55,7 +55,7 @@ def test_everything_that_the_project_asks_for_is_locked() -> None:
 
 @pytest.mark.parametrize("python", ["3.11.0", "3.11.3", "3.12.0", "3.13.0", "3.14.0"])
 def test_what_is_locked_is_complete_on_every_python(python: str) -> None:
-    """The image installs what is locked and nothing else, whatever Python its base has."""
+    """The image installs the locked packages and nothing else, with any Python of its base."""
     names = set(locked("requirements.lock"))
     machine = {"python_full_version": python, "python_version": python.rpartition(".")[0], "sys_platform": "linux"}
     for name in names:

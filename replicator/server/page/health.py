@@ -124,7 +124,7 @@ def silence(found: KeySilence, t: Messages) -> str:
 
 
 def awaited(key: str, t: Messages) -> str:
-    """Say what a copy waits for: an answer of a registry, or a login."""
+    """Name the cause of a copy's wait: an answer of a registry, or a login."""
     login = login_of(key)
     return t("waiting.registry", host=key) if login is None else t("waiting.login", host=login[0])
 
